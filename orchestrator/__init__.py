@@ -1,0 +1,1 @@
+"""Durable job orchestrator for the Recoup chat API."""
