@@ -1,0 +1,116 @@
+"""Group commit: the writes of many jobs share a transaction.
+
+Each caller waits for its own durable answer and may assume only its own guard. There is no
+background task: the first caller to find nobody committing leads, and hands the lead to a waiting
+one when its batch is done. A caller's cancellation never reaches a statement; its write still runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+from sqlalchemy import Connection
+
+from orchestrator.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+MAX_BATCH = 256
+"""Writes that share one transaction at most: it bounds what a failing one makes us repeat."""
+
+
+@dataclass(slots=True, eq=False)
+class Write(Generic[T]):
+    """A verb that waits to be run, and then its result or its error.
+
+    `order` is the job's id: rows are touched in that order, so that two batches cannot deadlock.
+    """
+
+    verb: Callable[[Connection], T]
+    urgent: bool
+    order: int
+    settled: anyio.Event = field(default_factory=anyio.Event)
+    leads: bool = False
+    result: T | None = None
+    error: BaseException | None = None
+
+
+class RunBatch(Protocol):
+    """Run the verbs in one durable transaction and set each write's result or error.
+
+    Raises if the transaction as a whole failed; then nothing of it stands.
+    """
+
+    def __call__(  # noqa: D102 - the class says it
+        self, writes: Sequence[Write[object]], /
+    ) -> Awaitable[None]: ...
+
+
+class GroupCommit:
+    """Collects writes while a transaction is under way, and commits them together."""
+
+    def __init__(self, *, run: RunBatch) -> None:
+        self._run = run
+        self._waiting: list[Write[object]] = []
+        self._busy = False
+
+    async def write(
+        self, verb: Callable[[Connection], T], *, urgent: bool = False, order: int = 0
+    ) -> T:
+        """Run `verb` in a shared transaction and return its result once that is durable.
+
+        Urgent writes (marks, ids, beats) go before the others. Raises what the verb raised, or
+        what the database said when its transaction failed. The wait is bounded by the database's
+        own timeouts.
+        """
+        entry: Write[T] = Write(verb, urgent, order)
+        self._waiting.append(entry)  # type: ignore[arg-type] # results are checked by the caller
+        with anyio.CancelScope(shield=True):
+            entry.leads = not self._busy
+            if not entry.leads:
+                await entry.settled.wait()
+            if entry.leads:
+                await self._lead(entry)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        if entry.error is not None:
+            raise entry.error
+        return entry.result  # type: ignore[return-value] # None only where the verb gave None
+
+    async def _lead(self, own: Write[T]) -> None:
+        """Commit batches until our own write is among them, then hand the lead over."""
+        self._busy = True
+        while own in self._waiting:
+            await self._commit(self._take())
+        self._busy = False
+        if self._waiting:
+            successor = self._waiting[0]
+            self._busy = True
+            successor.leads = True
+            successor.settled.set()
+
+    def _take(self) -> list[Write[object]]:
+        self._waiting.sort(key=lambda entry: not entry.urgent)
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        return sorted(batch, key=lambda entry: entry.order)
+
+    async def _commit(self, batch: list[Write[object]]) -> None:
+        try:
+            try:
+                await self._run(batch)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                if len(batch) == 1:
+                    raise
+                # One bad write must not fail the others: each runs again alone.
+                for entry in batch:
+                    await self._commit([entry])
+                return
+        except Exception as error:  # noqa: BLE001 - each waiting caller raises it
+            for entry in batch:
+                entry.error = error
+        for entry in batch:
+            entry.settled.set()

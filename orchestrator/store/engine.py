@@ -1,0 +1,59 @@
+"""Engines for the plain URLs that users write; the drivers are our choice."""
+
+from __future__ import annotations
+
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from orchestrator.errors import ConfigError
+from orchestrator.store import sqlite
+
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
+_SYNC_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
+
+
+def parse_url(url: str) -> URL:
+    """Return the URL of a supported database.
+
+    Raises ConfigError if it is none; the text never shows a password.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError(
+            "database.url: this is not a database URL; write sqlite:///jobs.db "
+            "or postgresql://user@host/name"
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend not in _ASYNC_DRIVERS:
+        raise ConfigError(
+            f"database.url: {backend!r} is not supported; use sqlite:///… or postgresql://…"
+        )
+    if backend == "sqlite" and sqlite.path_of(parsed) is None:
+        raise ConfigError(
+            "database.url: a database in memory would be lost with the process; name a file, "
+            "for example sqlite:///jobs.db"
+        )
+    return parsed
+
+
+def async_engine(url: URL, *, now: sqlite.Now = sqlite.system_now) -> AsyncEngine:
+    """Make the async engine of a worker or of an `Orchestrator`. Dispose it in a `finally`."""
+    backend = url.get_backend_name()
+    target = url.set(drivername=_ASYNC_DRIVERS[backend])
+    if backend == "sqlite":
+        engine = create_async_engine(target, pool_size=4, max_overflow=0, pool_timeout=60)
+        sqlite.prepare(engine.sync_engine, now)
+        return engine
+    return create_async_engine(target, pool_size=8, max_overflow=0, pool_timeout=60)
+
+
+def sync_engine(url: URL, *, now: sqlite.Now = sqlite.system_now) -> Engine:
+    """Make a blocking engine, for migrations and the sync twin; it keeps no connection open."""
+    backend = url.get_backend_name()
+    engine = create_engine(url.set(drivername=_SYNC_DRIVERS[backend]), poolclass=NullPool)
+    if backend == "sqlite":
+        sqlite.prepare(engine, now)
+    return engine

@@ -1,0 +1,165 @@
+"""Find the revisions, compare them with a database, and run them."""
+
+from __future__ import annotations
+
+import io
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, text
+
+from orchestrator.errors import ConfigError, NotFound, SchemaMismatch
+from orchestrator.store import sqlite
+from orchestrator.store.engine import sync_engine
+
+_POSTGRES_LOCK = 0x6F726368  # "orch": one upgrade at a time on one database
+
+
+class Schema(StrEnum):
+    """How a database's schema compares with what this program knows."""
+
+    ABSENT = "absent"
+    OLDER = "older"
+    CURRENT = "current"
+    NEWER = "newer"
+
+
+def scripts_folder() -> Path:
+    """The folder of the revisions.
+
+    A checkout's own folder comes first: an editable install also leaves a copy beside the
+    package, which would be stale after the next edit.
+    """
+    package = Path(str(files("orchestrator")))
+    for folder in (package.parent / "migrations", package / "_migrations"):
+        if (folder / "env.py").is_file() and (folder / "versions").is_dir():
+            return folder
+    raise ConfigError(
+        f"the migrations are missing beside {str(package)!r}; install the package again"
+    )
+
+
+def _config(output: io.StringIO | None = None) -> Config:
+    config = Config(output_buffer=output) if output is not None else Config()
+    config.set_main_option("script_location", str(scripts_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def head() -> str:
+    """The revision that this program needs."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    if revision is None:
+        raise ConfigError("the migrations hold no revision; install the package again")
+    return revision
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The revision that stands in the database, or None where there is none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def compare(connection: Connection) -> Schema:
+    """Say how the database's schema stands to this program."""
+    found = revision_of(connection)
+    if found is None:
+        return Schema.ABSENT
+    if found == head():
+        return Schema.CURRENT
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return Schema.OLDER if found in known else Schema.NEWER
+
+
+def require_current(connection: Connection) -> None:
+    """Raise SchemaMismatch, with the command to run, unless the schema is the one we know."""
+    match compare(connection):
+        case Schema.CURRENT:
+            return
+        case Schema.NEWER:
+            raise SchemaMismatch(
+                f"the database's schema ({revision_of(connection)}) is newer than this program "
+                f"knows ({head()}); install the newer orchestrator"
+            )
+        case Schema.OLDER:
+            raise SchemaMismatch(
+                f"the database's schema ({revision_of(connection)}) is older than this program "
+                f"needs ({head()}); run: orchestrator migrate upgrade"
+            )
+        case Schema.ABSENT:
+            raise SchemaMismatch(
+                "the database holds no tables of the orchestrator; run: orchestrator init"
+            )
+
+
+def require_file(url: URL) -> None:
+    """Raise NotFound where a SQLite URL names no file: looking must not create one."""
+    path = sqlite.path_of(url) if url.get_backend_name() == "sqlite" else None
+    if path is not None and not path.exists():
+        raise NotFound(
+            f"no database at {str(path)!r}; create it with: orchestrator init, "
+            "or name another with --database or [database] url"
+        )
+
+
+def upgrade(url: URL) -> str:
+    """Bring the database to the head revision and return that revision.
+
+    Creates a SQLite file where there is none. Runs in one transaction behind a lock, so two
+    callers at once do it once; a crash leaves the old schema.
+    """
+    path = sqlite.path_of(url) if url.get_backend_name() == "sqlite" else None
+    if path is not None:
+        sqlite.check_place(path)
+    engine = sync_engine(url)
+    try:
+        connection = engine.connect().execution_options(**{sqlite.WRITE: True})
+        with connection, connection.begin():
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _POSTGRES_LOCK})
+            if compare(connection) is Schema.NEWER:
+                require_current(connection)
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            return head()
+    finally:
+        engine.dispose()
+
+
+def check(url: URL) -> tuple[Schema, str | None]:
+    """Return how the schema stands and the revision found. Never creates a file."""
+    require_file(url)
+    engine = sync_engine(url)
+    try:
+        with engine.connect() as connection:
+            return compare(connection), revision_of(connection)
+    finally:
+        engine.dispose()
+
+
+def sql(dialect: str) -> str:
+    """Return the SQL that creates the schema from nothing, for `sqlite` or `postgresql`."""
+    output = io.StringIO()
+    config = _config(output)
+    config.set_main_option("sqlalchemy.url", f"{dialect}://")
+    command.upgrade(config, "head", sql=True)
+    return output.getvalue()
+
+
+__all__ = [
+    "Schema",
+    "check",
+    "compare",
+    "head",
+    "require_current",
+    "require_file",
+    "revision_of",
+    "scripts_folder",
+    "sql",
+    "upgrade",
+]

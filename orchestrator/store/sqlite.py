@@ -1,0 +1,76 @@
+"""What only SQLite needs: pragmas, the way a transaction begins, the clock function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, event
+
+from orchestrator.errors import ConfigError
+
+WRITE = "orchestrator_write"
+"""Execution option: this connection's transactions write, so they begin IMMEDIATE."""
+
+BUSY_TIMEOUT_S = 30.0
+"""How long a statement waits for another program's lock on the file."""
+
+Now = Callable[[], datetime]
+"""An aware clock; the real one is `datetime.now(UTC)`."""
+
+
+def path_of(url: URL) -> Path | None:
+    """The file that a SQLite URL names, or None for a database in memory."""
+    name = url.database
+    return None if not name or name == ":memory:" else Path(name)
+
+
+def system_now() -> datetime:
+    """The machine's clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def prepare(engine: Engine, now: Now) -> None:
+    """Register what each new connection and each transaction of `engine` needs.
+
+    `engine` is a sync engine, or the sync side of an async one.
+    """
+
+    def orchestrator_now(offset_s: float) -> str:
+        return (now() + timedelta(seconds=offset_s)).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+    @event.listens_for(engine, "connect")
+    def on_connect(dbapi_connection: Any, _record: Any) -> None:
+        # The driver's own transactions begin deferred and late; ours begin where SQLAlchemy says.
+        dbapi_connection.isolation_level = None
+        dbapi_connection.create_function("orchestrator_now", 1, orchestrator_now)
+        cursor = dbapi_connection.cursor()
+        for pragma in (
+            f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later gets SQLITE_BUSY at once, timeout or not.
+        immediate = connection.get_execution_options().get(WRITE, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN DEFERRED")
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file that cannot be made: its folder must exist.
+
+    Raises ConfigError with the folder and the remedy.
+    """
+    parent = path.parent
+    if not parent.is_dir():
+        raise ConfigError(
+            f"database.url: {str(path)!r}: the folder {str(parent)!r} does not exist; "
+            "create it or name another file"
+        )

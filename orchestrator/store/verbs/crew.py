@@ -1,0 +1,228 @@
+"""Workers as the database sees them: birth, heartbeat, death, and what the dead leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, insert, or_, select, update
+
+from orchestrator.job import Job
+from orchestrator.outcome import Outcome
+from orchestrator.states import CLAIMED, State
+from orchestrator.store.schema import gates, jobs, workers
+from orchestrator.store.types import db_now
+from orchestrator.store.verbs import outcomes
+from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.guarded import Grip, write
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One start of one process. `process_started` and `boot_id` tell a reused pid apart."""
+
+    worker_id: str
+    host: str
+    boot_id: str | None
+    pid_namespace: str | None
+    pid: int
+    process_started: str | None
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A worker's row."""
+
+    identity: Identity
+    last_heartbeat_at: datetime
+    started_at: datetime
+    stopped_at: datetime | None
+    silent_s: float
+    """Seconds since its last heartbeat, by the database's clock."""
+
+
+def register(connection: Connection, identity: Identity, who: Claimant) -> None:
+    """Insert the row of a worker that starts, and the gate's row of its origin and key."""
+    connection.execute(
+        insert(workers).values(
+            id=identity.worker_id,
+            host=identity.host,
+            boot_id=identity.boot_id,
+            pid_namespace=identity.pid_namespace,
+            pid=identity.pid,
+            process_started=identity.process_started,
+            version=identity.version,
+            api_origin=who.api_origin,
+            key_fingerprint=who.key_fingerprint,
+            queues=list(who.queues) or None,
+            started_at=db_now(),
+            last_heartbeat_at=db_now(),
+        )
+    )
+    ensure_gate(connection, who)
+
+
+def ensure_gate(connection: Connection, who: Claimant) -> None:
+    """Make the gate's row of an origin and key, open, if there is none."""
+    same = and_(
+        gates.c.api_origin == who.api_origin, gates.c.key_fingerprint == who.key_fingerprint
+    )
+    if connection.execute(select(gates.c.generation).where(same)).first() is None:
+        connection.execute(
+            insert(gates).values(
+                api_origin=who.api_origin,
+                key_fingerprint=who.key_fingerprint,
+                probes=0,
+                generation=0,
+                leaving="unknown",
+                breaks_survived=0,
+            )
+        )
+
+
+def beat(connection: Connection, worker_id: str) -> bool:
+    """Say that the worker lives; False if its row is gone or says that it stopped."""
+    statement = (
+        update(workers)
+        .where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
+        .values(last_heartbeat_at=db_now())
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def revive(connection: Connection, worker_id: str) -> bool:
+    """Take back a verdict of death over a worker that lives after all; False if its row is gone."""
+    statement = (
+        update(workers)
+        .where(workers.c.id == worker_id)
+        .values(last_heartbeat_at=db_now(), stopped_at=None)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def bury(connection: Connection, worker_id: str) -> None:
+    """Write down that a worker has stopped or is dead."""
+    connection.execute(
+        update(workers)
+        .where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
+        .values(stopped_at=db_now())
+    )
+
+
+def peers(connection: Connection, *, stopped: bool = False) -> list[Peer]:
+    """Return the workers that have not stopped, or with `stopped` all of them, oldest first."""
+    statement = select(workers, db_now().label("now")).order_by(workers.c.started_at)
+    if not stopped:
+        statement = statement.where(workers.c.stopped_at.is_(None))
+    return [
+        Peer(
+            identity=Identity(
+                worker_id=row["id"],
+                host=row["host"],
+                boot_id=row["boot_id"],
+                pid_namespace=row["pid_namespace"],
+                pid=row["pid"],
+                process_started=row["process_started"],
+                version=row["version"],
+            ),
+            last_heartbeat_at=row["last_heartbeat_at"],
+            started_at=row["started_at"],
+            stopped_at=row["stopped_at"],
+            silent_s=(row["now"] - row["last_heartbeat_at"]).total_seconds(),
+        )
+        for row in connection.execute(statement).mappings()
+    ]
+
+
+def held_by(connection: Connection, worker_id: str) -> list[Job]:
+    """Return the jobs that a worker holds, in order of id."""
+    statement = (
+        select(jobs)
+        .where(jobs.c.worker_id == worker_id, jobs.c.state.in_([state.value for state in CLAIMED]))
+        .order_by(jobs.c.id)
+    )
+    return [Job.from_row(row) for row in connection.execute(statement).mappings()]
+
+
+def grips_of(connection: Connection, worker_id: str) -> dict[int, tuple[int, str]]:
+    """Return lease and state of each job that a worker holds, by id."""
+    statement = select(jobs.c.id, jobs.c.lease, jobs.c.state).where(
+        jobs.c.worker_id == worker_id, jobs.c.state.in_([state.value for state in CLAIMED])
+    )
+    return {row.id: (row.lease, row.state) for row in connection.execute(statement)}
+
+
+def cancellations(connection: Connection, worker_id: str) -> list[int]:
+    """Return the ids of a worker's jobs whose cancellation was asked for."""
+    statement = select(jobs.c.id).where(
+        jobs.c.worker_id == worker_id,
+        jobs.c.state.in_([state.value for state in CLAIMED]),
+        jobs.c.cancel_requested_at.is_not(None),
+    )
+    return list(connection.execute(statement).scalars())
+
+
+def abandoned(connection: Connection, dead: Sequence[str]) -> list[Job]:
+    """Return the claimed jobs that nobody holds: of dead workers, of stopped ones, of none."""
+    alive = select(workers.c.id).where(workers.c.stopped_at.is_(None))
+    if dead:
+        alive = alive.where(workers.c.id.not_in(dead))
+    statement = (
+        select(jobs)
+        .where(
+            jobs.c.state.in_([state.value for state in CLAIMED]),
+            or_(jobs.c.worker_id.is_(None), jobs.c.worker_id.not_in(alive)),
+        )
+        .order_by(jobs.c.id)
+    )
+    return [Job.from_row(row) for row in connection.execute(statement).mappings()]
+
+
+def rescue(
+    connection: Connection,
+    who: Claimant,
+    dead: Sequence[str],
+    decide: Callable[[Job], Outcome | None],
+) -> tuple[list[Job], list[Job]]:
+    """Mend what the dead left, in guarded writes, and return (adopted, mended).
+
+    `decide` gives the outcome of a submission that was cut off, or None for a run to adopt.
+    Runs of another origin or key are left to workers that have that key.
+    """
+    adopted: list[Job] = []
+    mended: list[Job] = []
+    for job in abandoned(connection, dead):
+        outcome = decide(job)
+        if outcome is not None:
+            mended.append(
+                outcomes.apply(connection, Grip.of(job), outcome, seize=True, by=who.worker_id)
+            )
+        elif (job.api_origin, job.key_fingerprint) == (who.api_origin, who.key_fingerprint):
+            adopted.append(_adopt(connection, who, job))
+    for worker_id in dead:
+        bury(connection, worker_id)
+    return adopted, mended
+
+
+def _adopt(connection: Connection, who: Claimant, job: Job) -> Job:
+    # A stream that its worker still held when it died was lost then: what the run did about it
+    # is still to be learnt, so the place is given back and the moment is kept.
+    lost = {"stream_left_at": db_now()} if job.stream_opened_at is not None else {}
+    return write(
+        connection,
+        Grip.of(job),
+        {"worker_id": who.worker_id, "stream_opened_at": None, **lost},
+        event="run.adopted",
+        detail={"from": job.worker_id},
+        seize=True,
+        by=who.worker_id,
+    )
+
+
+def release(connection: Connection, grip: Grip, by: str) -> Job:
+    """Give a running job back for another worker to adopt; its run goes on."""
+    if grip.state is not State.RUNNING:
+        raise AssertionError("only a running job is released; a submission is decided")
+    return write(connection, grip, {"worker_id": None}, event="run.released", seize=True, by=by)

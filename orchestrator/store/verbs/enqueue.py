@@ -1,0 +1,165 @@
+"""Enqueue jobs: one or thousands, in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from orchestrator.errors import DuplicateKey
+from orchestrator.job import Job
+from orchestrator.states import State
+from orchestrator.store.schema import job_events, jobs
+from orchestrator.store.types import db_now
+from orchestrator.store.verbs.guarded import Grip, write
+
+
+class OnConflict(StrEnum):
+    """What `enqueue` does when a job with the same `unique_key` exists."""
+
+    RETURN = "return"
+    RAISE = "raise"
+    REPLACE = "replace"
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """A job's id, and whether this call created it."""
+
+    id: int
+    created: bool
+
+
+_CONTENT = (
+    "prompt",
+    "input_messages",
+    "endpoint",
+    "model",
+    "artist_id",
+    "account_id",
+    "organization_id",
+    "room_id",
+    "topic",
+    "exclude_tools",
+)
+"""What makes a request: two jobs of one key with another of these are not the same job."""
+
+_STARTING = {
+    "queue": "default",
+    "max_attempts": 1,
+    "state": State.QUEUED.value,
+    "priority": 0,
+    "endpoint": "runs",
+    "attempt": 0,
+    "lease": 0,
+    "deferrals": 0,
+    "resubmits": 0,
+    "followed_s": 0.0,
+    "quiet_s": 0.0,
+}
+
+_BATCH = 500
+"""Keys a look-up: SQLite takes at most 32,766 bound values a statement."""
+
+
+def enqueue_many(
+    connection: Connection,
+    rows: Sequence[Mapping[str, Any]],
+    on_conflict: OnConflict = OnConflict.RETURN,
+) -> list[Enqueued]:
+    """Insert jobs from checked columns and return one `Enqueued` a row, in order.
+
+    Raises DuplicateKey for a `unique_key` that exists where `on_conflict` does not allow it;
+    the caller's transaction must then be rolled back, so that all or nothing is inserted.
+    """
+    done: list[Enqueued | None] = [None] * len(rows)
+    fresh: list[int] = []
+    seen: dict[str, int] = {}
+    existing = _existing(connection, [row["unique_key"] for row in rows if row.get("unique_key")])
+    for index, row in enumerate(rows):
+        key = row.get("unique_key")
+        if key is None:
+            fresh.append(index)
+        elif key in existing:
+            done[index] = _meet(connection, existing[key], row, on_conflict)
+        elif key in seen:
+            _require_same(rows[seen[key]], row, 0, on_conflict)
+        else:
+            seen[key] = index
+            fresh.append(index)
+    ids = _insert(connection, [rows[index] for index in fresh]) if fresh else []
+    for index, job_id in zip(fresh, ids, strict=True):
+        done[index] = Enqueued(job_id, created=True)
+    for index, row in enumerate(rows):
+        if done[index] is None:
+            first = done[seen[row["unique_key"]]]
+            done[index] = None if first is None else Enqueued(first.id, created=False)
+    return [item for item in done if item is not None]
+
+
+def _insert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    now = connection.execute(select(db_now())).scalar_one()
+    names = {name for row in rows for name in row}
+    blank = {**dict.fromkeys(names), **_STARTING, "created_at": now, "updated_at": now}
+    records = [{**blank, "available_at": row.get("scheduled_at") or now, **row} for row in rows]
+    statement = insert(jobs).returning(jobs.c.id, sort_by_parameter_order=True)
+    ids = list(connection.execute(statement, records).scalars())
+    event = {"at": now, "event": "job.enqueued", "to_state": State.QUEUED.value, "attempt": 0}
+    connection.execute(insert(job_events), [{**event, "job_id": job_id} for job_id in ids])
+    return ids
+
+
+def _existing(connection: Connection, keys: Sequence[str]) -> dict[str, Job]:
+    found: dict[str, Job] = {}
+    for start in range(0, len(keys), _BATCH):
+        part = keys[start : start + _BATCH]
+        rows = connection.execute(select(jobs).where(jobs.c.unique_key.in_(part))).mappings()
+        found.update({row["unique_key"]: Job.from_row(row) for row in rows})
+    return found
+
+
+def _meet(
+    connection: Connection, job: Job, row: Mapping[str, Any], on_conflict: OnConflict
+) -> Enqueued:
+    """Settle a conflict with the job that has the key."""
+    if on_conflict is OnConflict.REPLACE:
+        if job.state is not State.QUEUED or job.attempt > 0:
+            raise DuplicateKey(
+                str(job.unique_key),
+                job.id,
+                f"it is {job.state.value} and only a queued job that was never sent is replaced",
+            )
+        replaced = {name: row.get(name, _STARTING.get(name)) for name in _CONTENT}
+        values = {
+            **replaced,
+            **row,
+            "available_at": row.get("scheduled_at") or db_now(),
+        }
+        write(connection, Grip.of(job), values, event="job.replaced", seize=True)
+        return Enqueued(job.id, created=False)
+    existing = {name: getattr(job, name) for name in _CONTENT}
+    _require_same(existing, row, job.id, on_conflict)
+    return Enqueued(job.id, created=False)
+
+
+def _require_same(
+    existing: Mapping[str, Any], row: Mapping[str, Any], job_id: int, on_conflict: OnConflict
+) -> None:
+    key = str(row["unique_key"])
+    if on_conflict is OnConflict.RAISE:
+        raise DuplicateKey(key, job_id, "on_conflict='raise' asks for an error")
+    differing = [
+        name
+        for name in _CONTENT
+        if (existing.get(name) or _STARTING.get(name)) != (row.get(name) or _STARTING.get(name))
+    ]
+    if differing:
+        raise DuplicateKey(
+            key,
+            job_id,
+            f"its {', '.join(differing)} differs; use another key, or on_conflict='replace' "
+            "while it is queued",
+        )

@@ -1,0 +1,118 @@
+"""The one function that writes to `jobs` once a job exists.
+
+Every change of a job names the lease and the state that the writer believes in, and checks that
+it hit the row. A worker that lost its lease therefore changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, insert, update
+
+from orchestrator.errors import LeaseLost
+from orchestrator.job import Job
+from orchestrator.states import TRANSITIONS, ErrorKind, State, kinds_of
+from orchestrator.store.schema import job_events, jobs
+from orchestrator.store.types import db_now
+
+
+@dataclass(frozen=True, slots=True)
+class Grip:
+    """What a writer believes of a job: the fence of every write.
+
+    `lease` is the fencing number that the writer was given or has just read.
+    """
+
+    job_id: int
+    lease: int
+    state: State
+
+    @classmethod
+    def of(cls, job: Job) -> Grip:
+        """The grip that a job as read gives."""
+        return cls(job.id, job.lease, job.state)
+
+
+def write(
+    connection: Connection,
+    grip: Grip,
+    values: Mapping[str, Any],
+    *,
+    to: State | None = None,
+    event: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+    only_if: ColumnElement[bool] | None = None,
+    seize: bool = False,
+    by: str | None = None,
+) -> Job:
+    """Change one job, if it still is as `grip` says, and return it as it then stands.
+
+    `to` moves it to another state (or names the same one to keep it); `event` appends to
+    `job_events` in the same transaction, and must be given with a move. `seize` raises the lease,
+    so that whoever held the job before can write no more. `by` is the acting worker's id.
+    Raises LeaseLost if no row was hit; nothing is written then.
+    """
+    changes = dict(values)
+    if to is not None and to is not grip.state:
+        _check_move(grip.state, to, changes, event)
+        changes["state"] = to.value
+        if not kinds_of(to):
+            changes["error_kind"] = None
+    if seize:
+        changes["lease"] = jobs.c.lease + 1
+    changes["updated_at"] = db_now()
+    guard = and_(
+        jobs.c.id == grip.job_id, jobs.c.lease == grip.lease, jobs.c.state == grip.state.value
+    )
+    statement = update(jobs).where(guard if only_if is None else and_(guard, only_if))
+    row = connection.execute(statement.values(changes).returning(*jobs.c)).mappings().one_or_none()
+    if row is None:
+        raise LeaseLost(
+            f"job {grip.job_id} is not {grip.state.value} under lease {grip.lease} any more"
+        )
+    job = Job.from_row(row)
+    if event is not None:
+        record(connection, job, event, came_from=grip.state, detail=detail, by=by)
+    return job
+
+
+def record(
+    connection: Connection,
+    job: Job,
+    event: str,
+    *,
+    came_from: State | None = None,
+    detail: Mapping[str, Any] | None = None,
+    by: str | None = None,
+) -> None:
+    """Append an event to a job's log, in the same transaction as what it tells of."""
+    append(
+        connection,
+        job_id=job.id,
+        event=event,
+        from_state=came_from.value if came_from else None,
+        to_state=job.state.value,
+        attempt=job.attempt,
+        lease=job.lease,
+        worker_id=by,
+        detail=dict(detail) if detail else None,
+    )
+
+
+def append(connection: Connection, **values: Any) -> None:
+    """Append a row to `job_events`; it needs no lease, since it changes nothing."""
+    connection.execute(insert(job_events).values(at=db_now(), **values))
+
+
+def _check_move(come_from: State, to: State, changes: Mapping[str, Any], event: str | None) -> None:
+    """Refuse what the transition table does not know: a fault of this program."""
+    if to not in TRANSITIONS[come_from]:
+        raise AssertionError(f"no job goes from {come_from.value} to {to.value}")
+    if event is None:
+        raise AssertionError(f"a move to {to.value} needs an event")
+    kinds = kinds_of(to)
+    if kinds and ErrorKind(changes["error_kind"]) not in kinds:
+        raise AssertionError(f"{changes['error_kind']} is no kind of {to.value}")

@@ -1,0 +1,176 @@
+"""Apply an `Outcome` to a job: the columns that each state needs, in one guarded write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert
+
+from orchestrator.job import Job, Message
+from orchestrator.outcome import Outcome
+from orchestrator.states import State
+from orchestrator.store.schema import ATTEMPT_COLUMNS, attempts, jobs, messages, stream_checkpoints
+from orchestrator.store.types import db_now
+from orchestrator.store.verbs.guarded import Grip, record, write
+
+FRESH_ATTEMPT: dict[str, Any] = {
+    **dict.fromkeys(ATTEMPT_COLUMNS),
+    "resubmit_at": None,
+    "followed_s": 0.0,
+    "quiet_s": 0.0,
+    "stream_opened_at": None,
+    "stream_left_at": None,
+    "cancel_requested_at": None,
+}
+"""What a job's row holds when a further attempt begins."""
+
+
+def apply(
+    connection: Connection,
+    grip: Grip,
+    outcome: Outcome,
+    *,
+    backoff_s: float = 0.0,
+    seize: bool = False,
+    by: str | None = None,
+) -> Job:
+    """Move a job to the outcome's state with all columns that belong to it.
+
+    `backoff_s` is the wait of a deferred job in seconds. Raises LeaseLost.
+    """
+    values: dict[str, Any] = {
+        "error": outcome.error,
+        "http_status": outcome.http_status,
+        **outcome.columns,
+    }
+    match outcome.state:
+        case State.QUEUED:
+            values |= _requeued(outcome, backoff_s)
+        case State.RUNNING:
+            values |= {"accepted_at": db_now(), "deferrals": 0, "resubmit_at": None}
+        case State.IN_DOUBT:
+            values |= {"worker_id": None, "resubmit_at": _later(outcome.resubmit_after)}
+        case _:
+            values |= {
+                "finished_at": db_now(),
+                "stream_opened_at": None,
+                "resubmit_at": None,
+            }
+    if outcome.error_kind is not None:
+        values["error_kind"] = outcome.error_kind.value
+    return write(
+        connection,
+        grip,
+        values,
+        to=outcome.state,
+        event=outcome.event,
+        detail=_evidence(outcome),
+        seize=seize,
+        by=by,
+    )
+
+
+def _requeued(outcome: Outcome, backoff_s: float) -> dict[str, Any]:
+    values: dict[str, Any] = {"worker_id": None, "sent_at": None, "available_at": db_now(backoff_s)}
+    if outcome.defer:
+        values["deferrals"] = jobs.c.deferrals + 1
+    if outcome.refund:
+        values["attempt"] = jobs.c.attempt - 1
+    return values
+
+
+def _later(seconds: float | None) -> Any:
+    return None if seconds is None else db_now(seconds)
+
+
+def _evidence(outcome: Outcome) -> dict[str, Any]:
+    """What the log keeps, so that a person can overrule the verdict."""
+    known = {
+        "error_kind": outcome.error_kind,
+        "error": outcome.error,
+        "http_status": outcome.http_status,
+        "run_status": outcome.columns.get("run_status"),
+        "run_id": outcome.columns.get("run_id"),
+        "chat_id": outcome.columns.get("chat_id"),
+        "session_id": outcome.columns.get("session_id"),
+        "finish_reason": outcome.columns.get("finish_reason"),
+        "retry_after": outcome.retry_after,
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def settle(
+    connection: Connection,
+    grip: Grip,
+    outcome: Outcome,
+    kept: Sequence[Message],
+    *,
+    retry_after_s: float | None = None,
+    difference: dict[str, Any] | None = None,
+    by: str | None = None,
+) -> Job:
+    """Settle a job with its messages; the guard comes first, so a late writer's rows roll back.
+
+    `retry_after_s` (seconds) begins a further attempt instead: what this one left moves to
+    `attempts`. `difference` tells of a stored message that differs from the folded stream.
+    """
+    job = apply(connection, grip, outcome, by=by)
+    save_messages(connection, job, kept)
+    drop_checkpoints(connection, job)
+    if difference is not None:
+        record(connection, job, "collect.difference", detail=difference, by=by)
+    if retry_after_s is None:
+        return job
+    archive(connection, job)
+    return write(
+        connection,
+        Grip.of(job),
+        {**FRESH_ATTEMPT, "available_at": db_now(retry_after_s), "error": job.error},
+        to=State.QUEUED,
+        event="job.retried",
+        detail={"by": "policy", "after": outcome.error_kind},
+        seize=True,
+        by=by,
+    )
+
+
+def archive(connection: Connection, job: Job) -> None:
+    """Copy what the job's attempt left to `attempts`."""
+    values = {name: getattr(job, name) for name in ATTEMPT_COLUMNS}
+    connection.execute(
+        insert(attempts).values(job_id=job.id, attempt=job.attempt, state=job.state.value, **values)
+    )
+
+
+def save_messages(connection: Connection, job: Job, kept: Sequence[Message]) -> None:
+    """Keep one version of the attempt's messages: what stood before is replaced."""
+    connection.execute(
+        delete(messages).where(messages.c.job_id == job.id, messages.c.attempt == job.attempt)
+    )
+    if kept:
+        connection.execute(
+            insert(messages),
+            [
+                {
+                    "job_id": job.id,
+                    "attempt": job.attempt,
+                    "position": message.position,
+                    "message_id": message.message_id,
+                    "role": message.role,
+                    "text": message.text,
+                    "message": message.message,
+                    "source": message.source,
+                }
+                for message in kept
+            ],
+        )
+
+
+def drop_checkpoints(connection: Connection, job: Job) -> None:
+    """Forget the raw chunks of a settled attempt."""
+    connection.execute(
+        delete(stream_checkpoints).where(
+            stream_checkpoints.c.job_id == job.id, stream_checkpoints.c.attempt == job.attempt
+        )
+    )

@@ -1,0 +1,207 @@
+"""What a person decides: cancel, retry, resolve; pause and limit queues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from orchestrator.errors import NotAllowed, NotFound
+from orchestrator.job import Job, Message
+from orchestrator.outcome import Outcome
+from orchestrator.states import ErrorKind, State
+from orchestrator.store.schema import jobs, queues
+from orchestrator.store.types import db_now
+from orchestrator.store.verbs import outcomes
+from orchestrator.store.verbs.guarded import Grip, write
+
+
+def load(connection: Connection, job_id: int) -> Job:
+    """Return a job. Raises NotFound."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"there is no job {job_id}")
+    return Job.from_row(row)
+
+
+def cancel(connection: Connection, job_id: int) -> Job:
+    """Call a job off and return it.
+
+    What was surely not sent, and what is in doubt, is cancelled at once; what was sent keeps its
+    state and `cancel_requested_at`, and its worker stops the run. Raises NotFound, and NotAllowed
+    for a settled job.
+    """
+    job = load(connection, job_id)
+    if job.state.settled:
+        raise NotAllowed(f"job {job_id} is {job.state.value} already")
+    sent = job.sent_at is not None
+    if job.state is State.RUNNING or (job.state is State.SUBMITTING and sent):
+        if job.cancel_requested_at is not None:
+            return job
+        return write(
+            connection,
+            Grip.of(job),
+            {"cancel_requested_at": db_now()},
+            event="job.cancel_requested",
+        )
+    doubt = "; it may have started a run" if job.state is State.IN_DOUBT else ""
+    outcome = Outcome(
+        State.CANCELLED,
+        "job.cancelled",
+        error_kind=ErrorKind.CANCELLED,
+        error=f"cancelled on request while {job.state.value}{doubt}",
+    )
+    return outcomes.apply(connection, Grip.of(job), outcome, seize=True)
+
+
+def sweep_cancelled(connection: Connection, limit: int = 500) -> list[Job]:
+    """Cancel the jobs that went back to the queue after their cancellation was asked for."""
+    statement = (
+        select(jobs.c.id)
+        .where(jobs.c.state == State.QUEUED.value, jobs.c.cancel_requested_at.is_not(None))
+        .order_by(jobs.c.id)
+        .limit(limit)
+    )
+    return [cancel(connection, job_id) for job_id in connection.execute(statement).scalars().all()]
+
+
+def retry(connection: Connection, job_id: int) -> Job:
+    """Queue a settled job again as a new attempt; what the old one left moves to `attempts`.
+
+    Raises NotFound, and NotAllowed for a job that is not settled.
+    """
+    job = load(connection, job_id)
+    if not job.state.settled:
+        remedy = "resolve it" if job.state is State.IN_DOUBT else "cancel it or wait for its end"
+        raise NotAllowed(f"job {job_id} is {job.state.value}: {remedy}")
+    return _again(connection, job, "job.retried", {"max_attempts": _enough(job)})
+
+
+def resubmit(connection: Connection, job_id: int, *, by_policy: bool = False) -> Job:
+    """Send a job in doubt again, as a new attempt: it may then have run twice."""
+    job = _in_doubt(connection, job_id)
+    values: dict[str, Any] = {"max_attempts": _enough(job)}
+    if by_policy:
+        values["resubmits"] = job.resubmits + 1
+    return _again(connection, job, "doubt.resubmitted", values)
+
+
+def give_up(connection: Connection, job_id: int) -> Job:
+    """Fail a job in doubt: its run, if there is one, is lost to us."""
+    job = _in_doubt(connection, job_id)
+    outcome = Outcome(
+        State.FAILED,
+        "doubt.failed",
+        error_kind=ErrorKind.RUN_LOST,
+        error=f"a person gave it up: {job.error}",
+        http_status=job.http_status,
+    )
+    return outcomes.apply(connection, Grip.of(job), outcome, seize=True)
+
+
+def adopt_run(
+    connection: Connection, job_id: int, *, run_id: str, chat_id: str, session_id: str
+) -> Job:
+    """Give a job in doubt the run that a person found; a worker then follows it."""
+    job = _in_doubt(connection, job_id)
+    outcome = Outcome(
+        State.RUNNING,
+        "doubt.adopted",
+        columns={
+            "run_id": run_id,
+            "chat_id": chat_id,
+            "session_id": session_id,
+            "worker_id": None,
+        },
+    )
+    return outcomes.apply(connection, Grip.of(job), outcome, seize=True)
+
+
+def adopt_ended(
+    connection: Connection,
+    job_id: int,
+    outcome: Outcome,
+    kept: Sequence[Message],
+    *,
+    chat_id: str,
+    session_id: str,
+) -> Job:
+    """Settle a job in doubt with the messages of a run that is over."""
+    job = _in_doubt(connection, job_id)
+    held = write(
+        connection,
+        Grip.of(job),
+        {"chat_id": chat_id, "session_id": session_id},
+        event="doubt.adopted",
+        detail={"chat_id": chat_id, "session_id": session_id},
+        seize=True,
+    )
+    return outcomes.settle(connection, Grip.of(held), outcome, kept)
+
+
+def due_resubmits(connection: Connection, limit: int = 100) -> list[Job]:
+    """Send again what the policy `resubmit` lets wait no longer, and return it."""
+    statement = (
+        select(jobs.c.id)
+        .where(jobs.c.state == State.IN_DOUBT.value, jobs.c.resubmit_at <= db_now())
+        .order_by(jobs.c.id)
+        .limit(limit)
+    )
+    due = connection.execute(statement).scalars().all()
+    return [resubmit(connection, job_id, by_policy=True) for job_id in due]
+
+
+def _in_doubt(connection: Connection, job_id: int) -> Job:
+    job = load(connection, job_id)
+    if job.state is not State.IN_DOUBT:
+        raise NotAllowed(f"job {job_id} is {job.state.value}, not in doubt")
+    return job
+
+
+def _enough(job: Job) -> int:
+    return max(job.max_attempts, job.attempt + 1)
+
+
+def _again(connection: Connection, job: Job, event: str, values: dict[str, Any]) -> Job:
+    if job.sent_at is not None:
+        outcomes.archive(connection, job)
+    return write(
+        connection,
+        Grip.of(job),
+        {
+            **outcomes.FRESH_ATTEMPT,
+            "available_at": db_now(),
+            "deferrals": 0,
+            "error": job.error,
+            **values,
+        },
+        to=State.QUEUED,
+        event=event,
+        detail={"from": job.state.value},
+        seize=True,
+    )
+
+
+# --- queues -----------------------------------------------------------------------------------
+
+
+def pause(connection: Connection, queue: str, reason: str | None = None) -> None:
+    """Stop claims from a queue, on every worker, until `resume`."""
+    _set_queue(connection, queue, {"paused_at": db_now(), "paused_reason": reason})
+
+
+def resume(connection: Connection, queue: str) -> None:
+    """Let a queue's jobs be claimed again."""
+    _set_queue(connection, queue, {"paused_at": None, "paused_reason": None})
+
+
+def limit_queue(connection: Connection, queue: str, concurrency: int | None) -> None:
+    """Bound how many of a queue's jobs are live at once in the whole database; None: no bound."""
+    _set_queue(connection, queue, {"concurrency": concurrency})
+
+
+def _set_queue(connection: Connection, queue: str, values: dict[str, Any]) -> None:
+    changed = connection.execute(update(queues).where(queues.c.name == queue).values(values))
+    if changed.rowcount == 0:
+        connection.execute(insert(queues).values(name=queue, weight=1, **values))
