@@ -1,0 +1,100 @@
+"""From the bytes of an event stream to the chunks in it.
+
+The rules are those of server-sent events as the `ai` package reads them. Lines are split as
+bytes, at LF, CR and CRLF only: the server's JSON holds U+2028 and its like unescaped, where
+Python's own line splitting would cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.recoup.fold.values import Json, parse_json
+
+_BOM = b"\xef\xbb\xbf"
+_DATA = b"data"
+_DONE = "[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class BadEvent:
+    """An event whose data is no JSON. It is counted like any chunk, and folded by no rule."""
+
+    data: str
+    reason: str
+
+
+class EventParser:
+    """Takes the body of one response, in pieces of any size, and gives its chunks.
+
+    The cost is linear in the bytes, however they are cut: pieces of an unfinished line are
+    kept apart until its end comes. Nothing here raises; a broken body gives `BadEvent` values.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        """Whether `[DONE]` was seen. Chunks may follow it all the same."""
+        self._at_start = True
+        self._carriage_return = False
+        self._line: list[bytes] = []
+        self._data: list[bytes] = []
+
+    def feed(self, data: bytes) -> list[Json | BadEvent]:
+        """Take the next bytes; give the chunks that they complete, in order."""
+        if not data:
+            return []
+        if self._carriage_return:
+            data = b"\r" + data
+        # A CR at the end may be the first half of a CRLF: the next byte tells.
+        self._carriage_return = data.endswith(b"\r")
+        if self._carriage_return:
+            data = data[:-1]
+        return self._take(data)
+
+    def close(self) -> list[Json | BadEvent]:
+        """Take the end of the body: an event that no empty line has ended is thrown away.
+
+        Gives the chunk that a CR as the very last byte ends, if there is one.
+        """
+        ended = self._take(b"\r") if self._carriage_return else []
+        self._carriage_return = False
+        self._line.clear()
+        self._data.clear()
+        return ended
+
+    def _take(self, data: bytes) -> list[Json | BadEvent]:
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        first, *others = data.split(b"\n")
+        self._line.append(first)
+        if not others:
+            return []
+        lines = [b"".join(self._line), *others[:-1]]
+        self._line = [others[-1]]
+        if self._at_start:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(_BOM)
+        return self._events(lines)
+
+    def _events(self, lines: list[bytes]) -> list[Json | BadEvent]:
+        events: list[Json | BadEvent] = []
+        for line in lines:
+            if not line:
+                if self._data:
+                    self._deliver(events)
+            elif line.startswith(b"data:"):
+                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+            elif line == _DATA:
+                self._data.append(b"")
+        return events
+
+    def _deliver(self, events: list[Json | BadEvent]) -> None:
+        text = b"\n".join(self._data).decode("utf-8", "replace")
+        self._data.clear()
+        if text == _DONE:
+            self.done = True
+            return
+        try:
+            events.append(parse_json(text))
+        except ValueError as error:
+            events.append(BadEvent(data=text, reason=str(error)))
