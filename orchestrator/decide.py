@@ -216,9 +216,15 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was read after the end: our message, or None, and why reading failed, if it did."""
+    """What was read after the end: our message, or None.
+
+    `stored` says that the server keeps it; otherwise it is what the stream gave, `whole` if that
+    was read from its first chunk to its `finish`. `trouble` says why the chat could not be read.
+    """
 
     message: Mapping[str, Any] | None
+    stored: bool = True
+    whole: bool = True
     trouble: str | None = None
 
 
@@ -259,19 +265,27 @@ def _verdict(
         case _:
             if end.stopping is not None:
                 return _stopped(end.stopping, "and it did not end when told to; it may still go on")
+            if collected.message is not None and finish == "stop":
+                return None, None
             return ErrorKind.RUN_LOST, end.lost or "the server does not know the run any more"
 
 
 def _good_end(
     collected: Collected, finish: str | None, accept: frozenset[str]
 ) -> tuple[ErrorKind | None, str | None]:
+    if collected.trouble is not None and not (collected.message and collected.whole):
+        return (
+            ErrorKind.COLLECT_FAILED,
+            f"the run completed, but its message could not be read: {collected.trouble}",
+        )
     if collected.message is None:
-        if collected.trouble is not None:
-            return (
-                ErrorKind.COLLECT_FAILED,
-                f"the run completed, but its message could not be read: {collected.trouble}",
-            )
         return ErrorKind.NO_OUTPUT, "the run completed and the chat holds no message of it"
+    if not collected.stored and collected.trouble is None:
+        return (
+            ErrorKind.NO_OUTPUT,
+            "the run completed and the chat holds no message of it; the text here was saved from "
+            "the stream",
+        )
     if finish is None or finish in accept:
         return None, None
     if finish == "error":
@@ -291,6 +305,17 @@ def _stopped(stopping: Stopping, then: str) -> tuple[ErrorKind, str]:
             return ErrorKind.STALLED, f"nothing new came for stall_timeout, {then}"
         case _:
             assert_never(stopping)
+
+
+def after_adoption(collected: Collected, accept_finish: frozenset[str]) -> Outcome:
+    """Say what a person's adoption of a run that is over makes of the job.
+
+    The run's id, and so its status, is not known any more: its message alone decides.
+    """
+    columns = message_columns(collected.message) if collected.message is not None else {}
+    kind, error = _good_end(collected, columns.get("finish_reason"), accept_finish)
+    state = State.COMPLETED if kind is None else State.FAILED
+    return Outcome(state, f"doubt.{state.value}", error_kind=kind, error=error, columns=columns)
 
 
 def may_retry(job: Job, outcome: Outcome) -> bool:

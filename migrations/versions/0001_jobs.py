@@ -254,6 +254,8 @@ _INDEXES = (
     "CREATE INDEX jobs_claim ON jobs (priority DESC, available_at, id) WHERE state = 'queued'",
     "CREATE INDEX jobs_expiry ON jobs (expires_at)"
     " WHERE state = 'queued' AND expires_at IS NOT NULL",
+    "CREATE INDEX jobs_called_off ON jobs (id)"
+    " WHERE state = 'queued' AND cancel_requested_at IS NOT NULL",
     "CREATE INDEX jobs_held ON jobs (worker_id) WHERE state IN ('submitting', 'running')",
     "CREATE INDEX jobs_in_doubt ON jobs (resubmit_at) WHERE state = 'in_doubt'",
     "CREATE INDEX jobs_streaming ON jobs (api_origin) WHERE stream_opened_at IS NOT NULL",

@@ -131,6 +131,12 @@ def upgrade(url: URL) -> str:
         engine.dispose()
 
 
+def upgrade_sqlite(url: URL) -> None:
+    """Create or upgrade a SQLite file, as the commands that write do; a server is left alone."""
+    if url.get_backend_name() == "sqlite":
+        upgrade(url)
+
+
 def check(url: URL) -> tuple[Schema, str | None]:
     """Return how the schema stands and the revision found. Never creates a file."""
     require_file(url)

@@ -32,20 +32,26 @@ def system_now() -> datetime:
     return datetime.now(UTC)
 
 
+def register_clock(dbapi_connection: Any, now: Now = system_now) -> None:
+    """Give a connection the SQL function that our statements ask for the time."""
+
+    def orchestrator_now(offset_s: float) -> str:
+        return (now() + timedelta(seconds=offset_s)).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+    dbapi_connection.create_function("orchestrator_now", 1, orchestrator_now)
+
+
 def prepare(engine: Engine, now: Now) -> None:
     """Register what each new connection and each transaction of `engine` needs.
 
     `engine` is a sync engine, or the sync side of an async one.
     """
 
-    def orchestrator_now(offset_s: float) -> str:
-        return (now() + timedelta(seconds=offset_s)).strftime("%Y-%m-%d %H:%M:%S.%f")
-
     @event.listens_for(engine, "connect")
     def on_connect(dbapi_connection: Any, _record: Any) -> None:
         # The driver's own transactions begin deferred and late; ours begin where SQLAlchemy says.
         dbapi_connection.isolation_level = None
-        dbapi_connection.create_function("orchestrator_now", 1, orchestrator_now)
+        register_clock(dbapi_connection, now)
         cursor = dbapi_connection.cursor()
         for pragma in (
             f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",

@@ -15,6 +15,7 @@ from orchestrator.store.schema import gates, jobs, stream_checkpoints
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.guarded import Grip, append, write
+from orchestrator.store.verbs.people import load
 
 
 def mark(connection: Connection, grip: Grip, body: Mapping[str, Any], by: str) -> Job:
@@ -33,16 +34,13 @@ def mark(connection: Connection, grip: Grip, body: Mapping[str, Any], by: str) -
     )
 
 
-def unmark(connection: Connection, grip: Grip, by: str) -> Job:
-    """Put a marked job back when its worker then sent nothing after all."""
+def put_back(connection: Connection, grip: Grip, *, why: str, backoff_s: float, by: str) -> Job:
+    """Queue a job again of which surely nothing was sent, whether or not its mark was committed."""
+    job = load(connection, grip.job_id)
     outcome = Outcome(
-        State.QUEUED,
-        "submit.not_sent",
-        error="its worker's lease was too old to send; nothing was sent",
-        refund=True,
-        defer=True,
+        State.QUEUED, "submit.not_sent", error=why, defer=True, refund=job.sent_at is not None
     )
-    return outcomes.apply(connection, grip, outcome, by=by)
+    return outcomes.apply(connection, grip, outcome, backoff_s=backoff_s, by=by)
 
 
 def keep_late_answer(
@@ -135,19 +133,25 @@ def checkpoint(
     return job
 
 
-def segments(connection: Connection, job_id: int, attempt: int) -> list[Segment]:
-    """Return the saved chunks that follow each other without a gap from index 0."""
+def segments(
+    connection: Connection, job_id: int, attempt: int, first_index: int = 0
+) -> list[Segment]:
+    """Return the saved chunks that follow each other without a gap from `first_index` on."""
     rows = connection.execute(
         select(stream_checkpoints.c.first_index, stream_checkpoints.c.chunks)
-        .where(stream_checkpoints.c.job_id == job_id, stream_checkpoints.c.attempt == attempt)
+        .where(
+            stream_checkpoints.c.job_id == job_id,
+            stream_checkpoints.c.attempt == attempt,
+            stream_checkpoints.c.first_index >= first_index,
+        )
         .order_by(stream_checkpoints.c.first_index)
     )
     whole: list[Segment] = []
-    expected = 0
-    for first_index, chunks in rows:
-        if first_index != expected:
+    expected = first_index
+    for start, chunks in rows:
+        if start != expected:
             break
-        whole.append(Segment(first_index, chunks))
+        whole.append(Segment(start, chunks))
         expected += len(chunks)
     return whole
 

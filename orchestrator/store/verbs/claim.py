@@ -128,6 +128,19 @@ def _queue_limits(connection: Connection) -> tuple[dict[str, int], frozenset[str
     return {name: most - counts.get(name, 0) for name, most in limits.items()}, paused
 
 
+def anything_to_sweep(connection: Connection) -> bool:
+    """True if a queued job expired or was cancelled, or one in doubt is due to be sent again."""
+    queued = jobs.c.state == State.QUEUED.value
+    for condition in (
+        and_(queued, jobs.c.expires_at <= db_now()),
+        and_(queued, jobs.c.cancel_requested_at.is_not(None)),
+        and_(jobs.c.state == State.IN_DOUBT.value, jobs.c.resubmit_at <= db_now()),
+    ):
+        if connection.execute(select(jobs.c.id).where(condition).limit(1)).first():
+            return True
+    return False
+
+
 def expire(connection: Connection, limit: int = 500) -> list[Job]:
     """Fail queued jobs whose `expires_at` has passed, and return them."""
     statement = (

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, and_, insert, or_, select, update
 
+from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
 from orchestrator.states import CLAIMED, State
@@ -16,6 +17,7 @@ from orchestrator.store.types import db_now
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.claim import Claimant
 from orchestrator.store.verbs.guarded import Grip, write
+from orchestrator.store.verbs.people import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +148,6 @@ def held_by(connection: Connection, worker_id: str) -> list[Job]:
     return [Job.from_row(row) for row in connection.execute(statement).mappings()]
 
 
-def grips_of(connection: Connection, worker_id: str) -> dict[int, tuple[int, str]]:
-    """Return lease and state of each job that a worker holds, by id."""
-    statement = select(jobs.c.id, jobs.c.lease, jobs.c.state).where(
-        jobs.c.worker_id == worker_id, jobs.c.state.in_([state.value for state in CLAIMED])
-    )
-    return {row.id: (row.lease, row.state) for row in connection.execute(statement)}
-
-
 def cancellations(connection: Connection, worker_id: str) -> list[int]:
     """Return the ids of a worker's jobs whose cancellation was asked for."""
     statement = select(jobs.c.id).where(
@@ -226,3 +220,24 @@ def release(connection: Connection, grip: Grip, by: str) -> Job:
     if grip.state is not State.RUNNING:
         raise AssertionError("only a running job is released; a submission is decided")
     return write(connection, grip, {"worker_id": None}, event="run.released", seize=True, by=by)
+
+
+def mend_own(
+    connection: Connection,
+    *,
+    job_id: int,
+    lease: int,
+    decide: Callable[[Job], Outcome],
+    by: str,
+) -> Job:
+    """Settle a job of ours at which this program failed. Raises LeaseLost if it is ours no more."""
+    job = load(connection, job_id)
+    if job.lease != lease or job.state not in CLAIMED:
+        raise LeaseLost(f"job {job_id} is not held under lease {lease} any more")
+    return outcomes.apply(connection, Grip.of(job), decide(job), seize=True, by=by)
+
+
+def seconds_since(connection: Connection, moment: datetime) -> float:
+    """Return the seconds since a time, by the database's clock."""
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    return (now - moment).total_seconds()

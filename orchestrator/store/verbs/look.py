@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,7 @@ __all__ = [
     "counts",
     "events",
     "ids",
+    "known_chats",
     "load",
     "messages_of",
     "page",
@@ -175,6 +176,16 @@ def queue_rows(connection: Connection) -> list[dict[str, Any]]:
     ]
 
 
-def rows(connection: Connection, query: str, **values: Any) -> list[dict[str, Any]]:
+def known_chats(connection: Connection, chat_ids: Sequence[str]) -> set[str]:
+    """Return which of the chats belong to a job, or to an older attempt of one."""
+    found: set[str] = set()
+    for column in (jobs.c.chat_id, attempts.c.chat_id):
+        found.update(connection.execute(select(column).where(column.in_(chat_ids))).scalars())
+    return found
+
+
+def rows(
+    connection: Connection, query: str, values: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """Return the rows of a literal query, as dictionaries."""
-    return [dict(row) for row in connection.execute(text(query), values).mappings()]
+    return [dict(row) for row in connection.execute(text(query), dict(values or {})).mappings()]

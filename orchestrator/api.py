@@ -1,0 +1,388 @@
+"""The Python API: enqueue jobs, look at them, wait for them, decide about them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias, TypeVar
+
+import anyio
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, stop_never
+from tenacity.wait import wait_exponential
+
+from orchestrator import resolving
+from orchestrator.config import Settings, load_settings
+from orchestrator.errors import JobFailed, JobInDoubt, NotAllowed
+from orchestrator.job import Event, Job, Message
+from orchestrator.partial import PartialText
+from orchestrator.remote import client_for
+from orchestrator.request import Defaults, job_values
+from orchestrator.resolving import Candidate
+from orchestrator.states import State
+from orchestrator.store import migrations, sqlite
+from orchestrator.store.engine import parse_url
+from orchestrator.store.store import Store
+from orchestrator.store.verbs import look, people
+from orchestrator.store.verbs.enqueue import Enqueued, OnConflict, enqueue_many
+from orchestrator.store.verbs.look import Filter
+
+T = TypeVar("T")
+
+Caller: TypeAlias = AsyncConnection | AsyncSession | Connection | Session
+"""A connection or session of the caller's own, whose transaction a call may join."""
+
+LOOK_FIRST_S, LOOK_MOST_S = 0.1, 1.0
+"""How often a waiting caller looks at the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One state of a watched job: its row, and the text so far."""
+
+    job: Job
+    text: str
+
+
+class Orchestrator:
+    """A database of jobs. Use it as an async context manager.
+
+    `database` is a plain URL such as `sqlite:///jobs.db`; `settings` are by default those of the
+    configuration's defaults. A SQLite file is created by the first `enqueue`; reading one that is
+    not there raises NotFound.
+
+    ```python
+    async with Orchestrator("sqlite:///jobs.db") as orc:
+        job = await orc.enqueue("Write a haiku about queues.")
+        print(await job.result())
+    ```
+    """
+
+    def __init__(
+        self,
+        database: str | None = None,
+        *,
+        settings: Settings | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.settings = settings or Settings()
+        self._environ = environ
+        self._url = parse_url(database or self.settings.database.url)
+        self._open = AsyncExitStack()
+        self._opening = anyio.Lock()
+        self._store: Store | None = None
+
+    @classmethod
+    def from_config(
+        cls, path: str | Path | None = None, *, environ: Mapping[str, str] = os.environ
+    ) -> Self:
+        """Read the configuration as the command line does. Raises ConfigError."""
+        settings = load_settings(Path(path) if path is not None else None, environ=environ)
+        return cls(settings=settings, environ=environ)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._store = None
+        await self._open.aclose()
+
+    # --- enqueue ----------------------------------------------------------------------------
+
+    async def enqueue(
+        self,
+        prompt: str | None = None,
+        *,
+        on_conflict: OnConflict | str = OnConflict.RETURN,
+        connection: Caller | None = None,
+        **options: Any,
+    ) -> JobHandle:
+        """Enqueue one job and return its handle; `options` are columns of `jobs` by name.
+
+        Checked as the server would check it. With `connection` the job is inserted in the
+        caller's own transaction. Raises InvalidJob and DuplicateKey; nothing is written then. Once
+        this returns (and the caller's transaction is committed), the job is never lost.
+        """
+        row = {**options, "prompt": prompt}
+        handles = await self.enqueue_many([row], on_conflict=on_conflict, connection=connection)
+        return handles[0]
+
+    async def enqueue_many(
+        self,
+        jobs: Iterable[Mapping[str, Any]],
+        *,
+        on_conflict: OnConflict | str = OnConflict.RETURN,
+        connection: Caller | None = None,
+    ) -> list[JobHandle]:
+        """Enqueue many jobs in one transaction, all or none; one handle a job, in order.
+
+        Raises what `enqueue` raises.
+        """
+        defaults = defaults_of(self.settings)
+        rows = [job_values(job, defaults) for job in jobs]
+        verb = partial(enqueue_many, rows=rows, on_conflict=OnConflict(on_conflict))
+        if connection is not None:
+            done = await on_callers(connection, verb)
+        else:
+            store = await self._opened(create=True)
+            done = await store.write(verb)
+        return [JobHandle(self, item) for item in done]
+
+    # --- look ---------------------------------------------------------------------------------
+
+    async def get(self, job_id: int) -> Job:
+        """Return a job as it stands. Raises NotFound."""
+        return await self._read(partial(look.load, job_id=job_id))
+
+    def handle(self, job_id: int) -> JobHandle:
+        """Return a handle of a job that exists."""
+        return JobHandle(self, Enqueued(job_id, created=False))
+
+    async def jobs(
+        self, wanted: Filter | None = None, *, limit: int = 100, newest: bool = False, **where: Any
+    ) -> list[Job]:
+        """Return up to `limit` jobs that match, in order of id. `where` are fields of `Filter`."""
+        chosen = wanted or Filter(**where)
+        return await self._read(partial(look.page, wanted=chosen, limit=limit, newest=newest))
+
+    async def messages(self, job_id: int, attempt: int | None = None) -> list[Message]:
+        """Return the messages of a job's attempt, by default of the latest."""
+        return await self._read(partial(look.messages_of, job_id=job_id, attempt=attempt))
+
+    async def events(self, job_id: int, *, after_id: int = 0) -> list[Event]:
+        """Return a job's events, from behind `after_id` on."""
+        return await self._read(partial(look.events, job_id=job_id, after_id=after_id))
+
+    async def sql(self, query: str, **values: Any) -> list[dict[str, Any]]:
+        """Return the rows of a query of your own; `values` are its `:named` parameters."""
+        return await self._read(partial(look.rows, query=query, values=values))
+
+    # --- decide -------------------------------------------------------------------------------
+
+    async def cancel(self, job_id: int) -> Job:
+        """Call a job off. A run that goes on is stopped by its worker, and its end decides.
+
+        Raises NotFound, and NotAllowed for a settled job.
+        """
+        return await self._write(partial(people.cancel, job_id=job_id))
+
+    async def retry(self, job_id: int) -> Job:
+        """Queue a settled job again, as a new attempt. Raises NotFound and NotAllowed."""
+        return await self._write(partial(people.retry, job_id=job_id))
+
+    async def each(
+        self, verb: Callable[[Connection, int], Job], wanted: Filter
+    ) -> list[tuple[int, Job | NotAllowed]]:
+        """Apply a verb such as `people.cancel` to every job that matches, in one transaction.
+
+        Returns each id with the job, or with why the verb does not apply to it.
+        """
+
+        def all_of_them(connection: Connection) -> list[tuple[int, Job | NotAllowed]]:
+            return [
+                (job_id, _attempt(verb, connection, job_id))
+                for job_id in look.ids(connection, wanted)
+            ]
+
+        return await self._write(all_of_them)
+
+    async def resolve(self, job_id: int, decision: str, *, chat_id: str | None = None) -> Job:
+        """Settle a job in doubt: `resubmit`, `fail`, or `adopt` the run of `chat_id`.
+
+        A run still going is followed by the next worker; one that is over is collected now.
+        Raises NotFound, NotAllowed, ConfigError without a key, and StoreUnavailable.
+        """
+        match decision:
+            case "resubmit":
+                return await self._write(partial(people.resubmit, job_id=job_id))
+            case "fail":
+                return await self._write(partial(people.give_up, job_id=job_id))
+            case "adopt" if chat_id is not None:
+                store = await self._opened()
+                async with client_for(self.settings, self._environ) as client:
+                    return await resolving.adopt(
+                        store,
+                        client,
+                        job_id,
+                        chat_id,
+                        frozenset(self.settings.collect.accept_finish),
+                    )
+            case _:
+                raise NotAllowed(
+                    f"decision: {decision!r}: choose resubmit, fail, or adopt with a chat_id"
+                )
+
+    async def candidates(self, job_id: int) -> list[Candidate]:
+        """Return the chats that may hold the run of a job in doubt, the newest first."""
+        store = await self._opened()
+        job = await self.get(job_id)
+        async with client_for(self.settings, self._environ) as client:
+            return await resolving.candidates(store, client, job)
+
+    async def pause(self, queue: str, reason: str | None = None) -> None:
+        """Stop claims from a queue on every worker, until `resume`; live runs go on."""
+        await self._write(partial(people.pause, queue=queue, reason=reason))
+
+    async def resume(self, queue: str) -> None:
+        """Let a queue's jobs be claimed again."""
+        await self._write(partial(people.resume, queue=queue))
+
+    async def limit_queue(self, queue: str, concurrency: int | None) -> None:
+        """Bound how many of a queue's jobs are live at once in the whole database."""
+        await self._write(partial(people.limit_queue, queue=queue, concurrency=concurrency))
+
+    # --- the store ------------------------------------------------------------------------------
+
+    async def _opened(self, *, create: bool = False) -> Store:
+        async with self._opening:
+            if self._store is None:
+                if create:
+                    await anyio.to_thread.run_sync(migrations.upgrade_sqlite, self._url)
+                self._store = await self._open.enter_async_context(Store.open(self._url))
+            return self._store
+
+    async def _read(self, verb: Callable[[Connection], T]) -> T:
+        store = await self._opened()
+        return await store.read(verb)
+
+    async def _write(self, verb: Callable[[Connection], T]) -> T:
+        store = await self._opened()
+        return await store.write(verb)
+
+
+class JobHandle:
+    """A job that was enqueued. `created` is False if a job with its `unique_key` existed."""
+
+    def __init__(self, orchestrator: Orchestrator, enqueued: Enqueued) -> None:
+        self._orchestrator = orchestrator
+        self.id = enqueued.id
+        self.created = enqueued.created
+
+    def __repr__(self) -> str:
+        return f"JobHandle(id={self.id}, created={self.created})"
+
+    async def get(self) -> Job:
+        """Return the job as it stands."""
+        return await self._orchestrator.get(self.id)
+
+    async def wait(self, timeout: float | None = None) -> Job:  # noqa: ASYNC109 - the API's own word
+        """Wait until the job is settled or in doubt, and return it.
+
+        `timeout` is in seconds. Raises TimeoutError when it has passed; the job goes on.
+        """
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda job: not at_rest(job)),
+            wait=wait_exponential(LOOK_FIRST_S, LOOK_MOST_S, exp_base=1.5),
+            stop=stop_never if timeout is None else stop_after_delay(timeout),
+            sleep=anyio.sleep,
+            retry_error_callback=lambda _state: None,
+        )
+        job: Job | None = await retrying(self.get)
+        if job is None:
+            raise TimeoutError(f"job {self.id} was not settled within {timeout:g} s")
+        return job
+
+    async def result(self, timeout: float | None = None) -> str:  # noqa: ASYNC109 - as above
+        """Wait for the job and return its text.
+
+        Raises JobFailed if it ended otherwise, JobInDoubt if a person must decide, TimeoutError.
+        """
+        return result_of(await self.wait(timeout))
+
+    async def messages(self) -> list[Message]:
+        """Return the messages of the latest attempt."""
+        return await self._orchestrator.messages(self.id)
+
+    async def events(self) -> list[Event]:
+        """Return the job's events."""
+        return await self._orchestrator.events(self.id)
+
+    async def watch(self) -> AsyncIterator[Update]:
+        """Yield the job each time that its state or its text has changed, until it is at rest.
+
+        Reads the database only, so it never disturbs the run; text grows with each checkpoint.
+        """
+        text = PartialText()
+        last: tuple[State, str] | None = None
+        while True:
+            job = await self.get()
+            shown = await self._orchestrator._read(partial(text.read, job=job))  # noqa: SLF001 - its own handle
+            if (job.state, shown) != last:
+                last = (job.state, shown)
+                yield Update(job, shown)
+            if at_rest(job):
+                return
+            await anyio.sleep(LOOK_MOST_S / 2)
+
+    async def cancel(self) -> Job:
+        """See `Orchestrator.cancel`."""
+        return await self._orchestrator.cancel(self.id)
+
+    async def retry(self) -> Job:
+        """See `Orchestrator.retry`."""
+        return await self._orchestrator.retry(self.id)
+
+
+# --- shared with the sync twin ------------------------------------------------------------------
+
+
+def at_rest(job: Job) -> bool:
+    """True if nothing happens to the job by itself: settled, or in doubt until a person decides."""
+    return job.state.settled or (job.state is State.IN_DOUBT and job.resubmit_at is None)
+
+
+def result_of(job: Job) -> str:
+    """The job's text. Raises JobFailed or JobInDoubt."""
+    if job.state is State.COMPLETED:
+        return job.result_text or ""
+    kind = JobInDoubt if job.state is State.IN_DOUBT else JobFailed
+    raise kind(job.id, job.state.value, job.error_kind, job.error)
+
+
+def defaults_of(settings: Settings) -> Defaults:
+    """What the configuration gives a job that does not say otherwise."""
+    defaults = settings.defaults
+    return Defaults(defaults.queue, defaults.model, defaults.max_attempts)
+
+
+async def on_callers(caller: Caller, verb: Callable[[Connection], T]) -> T:
+    """Run a verb in the transaction of the caller's own connection or session."""
+    if isinstance(caller, Connection | Session):
+        return on_callers_sync(caller, verb)
+    connection = await caller.connection() if isinstance(caller, AsyncSession) else caller
+    with anyio.CancelScope(shield=True):
+        result = await connection.run_sync(on_callers_sync, verb)
+    return result
+
+
+def on_callers_sync(caller: Connection | Session, verb: Callable[[Connection], T]) -> T:
+    """Run a verb in the transaction of the caller's own blocking connection or session."""
+    connection = caller.connection() if isinstance(caller, Session) else caller
+    migrations.require_current(connection)
+    if connection.dialect.name == "sqlite":
+        sqlite.register_clock(connection.connection.dbapi_connection)
+    return verb(connection)
+
+
+def _attempt(
+    verb: Callable[[Connection, int], Job], connection: Connection, job_id: int
+) -> Job | NotAllowed:
+    try:
+        return verb(connection, job_id)
+    except NotAllowed as error:
+        return error
+
+
+__all__ = ["Filter", "JobHandle", "OnConflict", "Orchestrator", "Update"]

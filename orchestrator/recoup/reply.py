@@ -1,0 +1,100 @@
+"""One exchange with the server, kept as far as it came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import anyio
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. `status` is None when no head came.
+
+    `fault` is None exactly when the answer is complete; otherwise it says what happened, and
+    `body` is empty. `at` is the local time (UTC) of the head, or of the fault.
+    """
+
+    status: int | None
+    headers: Mapping[str, str] = field(default_factory=httpx.Headers)
+    body: bytes = b""
+    fault: str | None = None
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class BodyTooLongError(Exception):
+    """The body exceeds what this call can mean."""
+
+
+async def exchange(
+    client: httpx.AsyncClient, request: httpx.Request, *, limit: int, scope: anyio.CancelScope
+) -> Reply:
+    """Send `request` and read the answer, at most `limit` bytes of body, until `scope` ends.
+
+    The scope must be fresh; its deadline bounds the whole exchange. Only cancellation from
+    outside the scope is raised: every failure is the reply's `fault`.
+    """
+    reply = Reply(status=None, fault="no answer was read")
+    with scope:
+        try:
+            response = await client.send(request, stream=True)
+            reply = _head(response, fault="the body was not read to its end")
+            try:
+                reply = await read_body(response, limit=limit)
+            finally:
+                await response.aclose()
+        except Exception as exc:  # noqa: BLE001  # four libraries leak classes that mean the same
+            reply = _faulty(reply, described(exc))
+    if scope.cancelled_caught:
+        reply = _faulty(reply, "the answer did not come to its end in time")
+    return reply
+
+
+async def read_body(response: httpx.Response, *, limit: int) -> Reply:
+    """Return the complete reply. Raises BodyTooLongError above `limit` bytes, decoded."""
+    pieces, size = [], 0
+    async for piece in response.aiter_bytes():
+        size += len(piece)
+        if size > limit:
+            raise BodyTooLongError(f"the body is longer than {limit} bytes")
+        pieces.append(piece)
+    return Reply(response.status_code, response.headers, b"".join(pieces))
+
+
+def described(error: BaseException) -> str:
+    """Return one line on a transport's error, with the words of its first cause."""
+    first = error
+    for _ in range(10):
+        cause = _cause(first)
+        if cause is None:
+            break
+        first = cause
+    words = " ".join((str(first) or str(error)).split())
+    name = type(error).__name__
+    return f"{name}: {words}" if words else name
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[0]
+    # httpcore cuts the chain of causes, but wraps the error that it maps.
+    wrapped = error.args[0] if error.args else None
+    return error.__cause__ or (wrapped if isinstance(wrapped, BaseException) else None)
+
+
+def _head(response: httpx.Response, fault: str) -> Reply:
+    return Reply(response.status_code, response.headers, fault=fault)
+
+
+def _faulty(reply: Reply, fault: str) -> Reply:
+    """Keep a complete reply: a fault of closing the connection takes nothing from it."""
+    if reply.fault is None:
+        return reply
+    return Reply(reply.status, reply.headers, fault=fault, at=reply.at)

@@ -1,0 +1,1 @@
+"""The daemon: the only package that joins the remote and the store."""

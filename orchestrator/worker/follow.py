@@ -1,0 +1,215 @@
+"""Follow one running job to its end: poll, stream, collect, settle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import assert_never
+
+import anyio
+
+from orchestrator import decide
+from orchestrator.decide import End
+from orchestrator.errors import LeaseLost
+from orchestrator.harvest import Folded, Harvest
+from orchestrator.job import Job
+from orchestrator.outcome import Outcome
+from orchestrator.states import ErrorKind, State
+from orchestrator.store.verbs import attempt, outcomes
+from orchestrator.store.verbs.guarded import Grip
+from orchestrator.worker.collect import Collector
+from orchestrator.worker.find_chat import find_chat
+from orchestrator.worker.gate import Gatekeeper
+from orchestrator.worker.lease import Heartbeat
+from orchestrator.worker.leaving import Leaving
+from orchestrator.worker.poll import Poller
+from orchestrator.worker.progress import Sign
+from orchestrator.worker.stream import Ending, StreamFollower
+from orchestrator.worker.tools import Tools
+from orchestrator.worker.waits import Backoff
+
+STREAM_GRACE_S = 3.0
+"""How long a stream may still deliver after its run is over; the server ends it within half a
+second."""
+
+
+class Follower:
+    """Holds one running job, from the moment its run is known until it is settled or given back."""
+
+    def __init__(self, *, tools: Tools, gate: Gatekeeper, heartbeat: Heartbeat, job: Job) -> None:
+        self.job = job
+        self._tools = tools
+        self._leaving = Leaving(tools=tools, job=job)
+        self._stream = StreamFollower(
+            tools=tools, job=job, on_news=self._on_news, on_ended=self._on_stream_ended
+        )
+        self._poller = Poller(
+            tools=tools,
+            gate=gate,
+            heartbeat=heartbeat,
+            job=job,
+            leaving=self._leaving,
+            streaming=lambda: self._stream.attached,
+        )
+        self._stream.clocks = lambda: (
+            self._poller.progress.followed_s,
+            self._poller.progress.quiet_s,
+        )
+        self._stream_done = anyio.Event()
+        self._scope = anyio.CancelScope()
+
+    # --- what the worker asks for -------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Take a person's wish to cancel: the run is stopped, and its end decides."""
+        if self._poller.progress.stopping is None:
+            self._poller.observe(Sign.CANCEL)
+
+    async def drain(self) -> None:
+        """Leave the run for another worker.
+
+        A stream is left where that is safe; elsewhere the end of its response is awaited, since
+        leaving may cancel the run. The caller bounds the wait.
+        """
+        self._stream.draining = True
+        if self._stream.attached and not await self._leaving_is_safe():
+            await self._stream_done.wait()
+        self._scope.cancel()
+
+    async def abandon(self) -> None:
+        """Let go at once, whatever a stream that is left does to its run."""
+        self._scope.cancel()
+
+    async def _leaving_is_safe(self) -> bool:
+        origin = self._tools.who.api_origin
+        return await self._tools.store.read(attempt.leaving, api_origin=origin) == "safe"
+
+    # --- the job's life -----------------------------------------------------------------------
+
+    async def run(self) -> Job | None:
+        """Follow the run to its end and settle the job.
+
+        Returns the settled job, or None if it was given back or its lease was lost. Whatever
+        interrupts this, the run's ids are committed and another worker goes on.
+        """
+        settled: Job | None = None
+        try:
+            with self._scope:
+                settled = await self._to_the_end()
+        except* LeaseLost as lost:
+            self._tools.log.warning("lease.lost", job_id=self.job.id, error=str(lost.exceptions[0]))
+        return settled
+
+    async def _to_the_end(self) -> Job:
+        if self.job.cancel_requested_at is not None:
+            self.cancel()
+        end = await self._until_end()
+        self._stream.finish()
+        folded = Folded(
+            message=self._stream.fold.message,
+            message_id=self._stream.fold.message_id,
+            whole=self._stream.whole,
+        )
+        collector = Collector(tools=self._tools)
+        harvest = await collector.collect(self.job, end, folded)
+        return await self._settle(end, harvest)
+
+    async def _until_end(self) -> End:
+        async with anyio.create_task_group() as acts:
+            acts.start_soon(self._follow_stream)
+            try:
+                end = await self._poller.until_end()
+                self._stream.draining = True
+                if self._stream.attached:
+                    with anyio.move_on_after(STREAM_GRACE_S):
+                        await self._stream_done.wait()
+            finally:
+                acts.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await self._poller.save()
+        return end
+
+    async def _follow_stream(self) -> None:
+        try:
+            if self.job.chat_id is None:
+                await self._learn_chat()
+            if self._tools.settings.follow.mode != "poll":
+                await self._stream.load()
+                await self._stream.run()
+        finally:
+            self._stream_done.set()
+
+    async def _learn_chat(self) -> None:
+        chat = await find_chat(self._tools, self.job.run_id or "")
+        verb = partial(
+            attempt.learn_chat,
+            grip=Grip.of(self.job),
+            chat_id=chat.chat_id,
+            session_id=chat.session_id,
+            by=self._tools.who.worker_id,
+        )
+        self.job = await self._tools.commit(verb, job_id=self.job.id)
+        self._poller.job = self._stream.job = self.job
+
+    def _on_news(self) -> None:
+        self._poller.observe(Sign.NEWS)
+
+    def _on_stream_ended(self, ending: Ending) -> None:
+        match ending:
+            case Ending.BROKEN:
+                self._leaving.broke()
+                self._poller.look_now()
+            case Ending.CUT | Ending.FINISHED | Ending.NOTHING:
+                self._poller.look_now()
+            case Ending.REFUSED | Ending.NO_PLACE | Ending.FOREIGN | Ending.FORBIDDEN:
+                return
+            case _:
+                assert_never(ending)
+
+    # --- the end --------------------------------------------------------------------------
+
+    async def _settle(self, end: End, harvest: Harvest) -> Job:
+        tools = self._tools
+        outcome = decide.after_end(end, harvest.collected, tools.policy.accept_finish)
+        again = decide.may_retry(self.job, outcome)
+        backoff = Backoff(first=10.0, most=600.0, rand=tools.rand)
+        verb = partial(
+            outcomes.settle,
+            grip=Grip.of(self.job),
+            outcome=outcome,
+            kept=harvest.kept,
+            retry_after_s=backoff.seconds(self.job.attempt) if again else None,
+            difference=harvest.difference,
+            by=tools.who.worker_id,
+        )
+        try:
+            settled = await tools.commit(verb, job_id=self.job.id)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            # A result that the database refuses must not leave the job running for ever.
+            tools.log.exception("job.unsettled", job_id=self.job.id)
+            failed = partial(
+                outcomes.apply, grip=Grip.of(self.job), outcome=_unwritable(error, outcome)
+            )
+            settled = await tools.commit(failed, job_id=self.job.id)
+        tools.log.info(
+            outcome.event,
+            job_id=settled.id,
+            run_id=self.job.run_id,
+            state=settled.state.value,
+            error_kind=outcome.error_kind,
+            cost_usd=settled.cost_usd,
+        )
+        return settled
+
+
+def _unwritable(error: Exception, outcome: Outcome) -> Outcome:
+    """The outcome of a job whose result the database refuses: the evidence without the result."""
+    kept = {"run_status": outcome.columns.get("run_status")}
+    return replace(
+        decide.internal(error),
+        state=State.FAILED,
+        error_kind=ErrorKind.INTERNAL,
+        columns=kept,
+    )

@@ -1,0 +1,134 @@
+"""The gate: what stops submissions when the API itself is at fault, and finds out when it is not.
+
+Its row is shared by all workers of one origin and key; one of them probes at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from orchestrator.outcome import Signal
+from orchestrator.recoup.answers import Trouble, TroubleKind
+from orchestrator.store.verbs import gate as verbs
+from orchestrator.store.verbs.gate import Gate, Reason
+from orchestrator.worker.tools import Tools
+from orchestrator.worker.waits import Backoff
+
+AMBIGUOUS_IN_A_ROW = 3
+UNREACHED_IN_A_ROW = 5
+LOOK_AGAIN_S = 3.0
+"""A first 401 may be a fault of the server's database; the second look comes after this."""
+
+PROBE_FIRST_S, PROBE_MOST_S = 1.0, 60.0
+PAYMENT_FIRST_S, PAYMENT_MOST_S = 60.0, 600.0
+
+Canary = Callable[[], Awaitable[Signal | None]]
+"""Submits one job past the closed gate; None if there was none to submit."""
+
+
+class Gatekeeper:
+    """Listens to answers, closes the gate, and tends it while it is closed."""
+
+    def __init__(self, *, tools: Tools) -> None:
+        self._tools = tools
+        self._ambiguous = 0
+        self._unreached = 0
+        self._probe_wait = Backoff(first=PROBE_FIRST_S, most=PROBE_MOST_S, rand=tools.rand)
+        self._payment_wait = Backoff(first=PAYMENT_FIRST_S, most=PAYMENT_MOST_S, rand=tools.rand)
+
+    async def read(self) -> Gate:
+        """Return the gate as it stands. Raises StoreUnavailable."""
+        return await self._tools.store.read(verbs.read, self._tools.who)
+
+    async def heard(self, signal: Signal, detail: str | None) -> None:
+        """Take what an answer says about the API as a whole; `detail` is its sentence."""
+        words = detail or "the API gave no reason"
+        match signal:
+            case Signal.ACCEPTED:
+                self._ambiguous = self._unreached = 0
+                await self._open("a run was accepted")
+            case Signal.UNAUTHORIZED:
+                await self._write(partial(verbs.suspect, look_again_s=LOOK_AGAIN_S))
+            case Signal.PAYMENT_REQUIRED:
+                await self._close(Reason.PAYMENT_REQUIRED, words, self._payment_wait.seconds(1))
+            case Signal.WRONG_HOST:
+                await self._close(Reason.WRONG_HOST, words, self._probe_wait.seconds(3))
+            case Signal.AMBIGUOUS:
+                self._ambiguous += 1
+                if self._ambiguous >= AMBIGUOUS_IN_A_ROW:
+                    await self._close(Reason.OUTAGE, words, self._probe_wait.seconds(3))
+            case Signal.UNREACHED:
+                self._unreached += 1
+                if self._unreached >= UNREACHED_IN_A_ROW:
+                    await self._close(Reason.OUTAGE, words, self._probe_wait.seconds(3))
+            case Signal.NEUTRAL:
+                return
+
+    async def tend(self, canary: Canary, *, at_start: bool = False) -> None:
+        """Probe a closed gate if a probe is due and nobody else is at it.
+
+        `at_start` probes at once: a worker is often restarted because something was mended.
+        """
+        gate = await self.read()
+        if gate.open or gate.reason is Reason.OPERATOR:
+            return
+        for_s = self._tools.settings.submit.timeout + 60.0
+        if not await self._write(partial(verbs.begin_probe, for_s=for_s, now=at_start)):
+            return
+        if gate.reason is Reason.PAYMENT_REQUIRED:
+            await self._try_canary(gate, canary, self._payment_wait, opens_without=False)
+            return
+        trouble = await self._tools.client.check_key()
+        if trouble is None and gate.reason in (None, Reason.UNAUTHORIZED):
+            await self._open("the key is accepted")
+        elif trouble is None:
+            await self._try_canary(gate, canary, self._probe_wait, opens_without=True)
+        else:
+            await self._still_shut(gate, trouble)
+
+    async def _still_shut(self, gate: Gate, trouble: Trouble) -> None:
+        wait_s = self._probe_wait.seconds(gate.probes + 1, trouble.retry_after)
+        if gate.reason is None and trouble.kind is TroubleKind.UNAUTHORIZED:
+            words = f"{gate.api_origin} refuses the key: {trouble.error}"
+            await self._close(Reason.UNAUTHORIZED, words, wait_s)
+            return
+        detail = None if gate.reason is None else trouble.error
+        await self._end_probe(gate, wait_s, detail)
+
+    async def _try_canary(
+        self, gate: Gate, canary: Canary, wait: Backoff, *, opens_without: bool
+    ) -> None:
+        signal = await canary()
+        if signal is Signal.ACCEPTED:
+            return  # heard() has opened the gate
+        if signal is None and opens_without:
+            await self._open("the API answers")
+            return
+        wait_s = wait.seconds(gate.probes + 1)
+        if signal is Signal.AMBIGUOUS:
+            # Each lost canary is a job in doubt: they must stay few, however long it lasts.
+            wait_s = max(wait_s, self._payment_wait.seconds(gate.probes + 1))
+        await self._end_probe(gate, wait_s, None)
+
+    async def _end_probe(self, gate: Gate, wait_s: float, detail: str | None) -> None:
+        self._tools.log.warning(
+            "gate.still_closed",
+            reason=gate.reason.value if gate.reason else "suspected",
+            detail=detail or gate.detail,
+            next_probe_s=round(wait_s, 1),
+        )
+        await self._write(partial(verbs.end_probe, next_s=wait_s, detail=detail))
+
+    async def _close(self, reason: Reason, detail: str, probe_s: float) -> None:
+        if await self._write(partial(verbs.close, reason=reason, detail=detail, probe_s=probe_s)):
+            self._tools.log.error("gate.closed", reason=reason.value, detail=detail)
+
+    async def _open(self, why: str) -> None:
+        self._ambiguous = self._unreached = 0
+        if await self._write(verbs.open_gate):
+            self._tools.log.info("gate.opened", why=why)
+
+    async def _write(self, verb: Callable[..., bool | None]) -> bool:
+        result = await self._tools.store.write(partial(verb, who=self._tools.who))
+        return bool(result)

@@ -1,0 +1,233 @@
+"""Poll a run's status until it is terminal; the one source that may end a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import anyio
+from tenacity import AsyncRetrying, retry_if_result, stop_never
+
+from orchestrator.decide import End
+from orchestrator.errors import StoreUnavailable
+from orchestrator.job import Job
+from orchestrator.outcome import Signal
+from orchestrator.recoup.answers import RunState, SessionChat, Trouble, TroubleKind
+from orchestrator.store.verbs import attempt
+from orchestrator.store.verbs.guarded import Grip
+from orchestrator.worker.gate import Gatekeeper
+from orchestrator.worker.lease import Heartbeat
+from orchestrator.worker.leaving import Leaving
+from orchestrator.worker.progress import Act, Limits, Observation, Progress, Seen, Sign, step
+from orchestrator.worker.tools import Tools
+from orchestrator.worker.waits import Growing
+
+SAVE_EVERY_S = 60.0
+"""How often the clocks are saved where no checkpoint saves them."""
+
+CHAT_EVERY_S = 60.0
+"""How often the chat is read for progress where no stream shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsettled:
+    """A look that ended nothing; tenacity asks again."""
+
+    retry_after: float | None = None
+
+
+class Poller:
+    """Asks for one run's status, moves its clocks, and stops it when they run out.
+
+    `streaming` tells whether a stream of the run is attached: then polls are rare.
+    """
+
+    def __init__(
+        self,
+        *,
+        tools: Tools,
+        gate: Gatekeeper,
+        heartbeat: Heartbeat,
+        job: Job,
+        leaving: Leaving,
+        streaming: Callable[[], bool],
+    ) -> None:
+        follow = tools.settings.follow
+        self._tools = tools
+        self._gate = gate
+        self._heartbeat = heartbeat
+        self._leaving = leaving
+        self._streaming = streaming
+        self.job = job
+        self._limits = Limits(
+            run_timeout=job.run_timeout or follow.run_timeout,
+            stall_timeout=job.stall_timeout or follow.stall_timeout,
+        )
+        self.progress = Progress(
+            followed_s=job.followed_s, quiet_s=job.quiet_s, moved_at=tools.clock.boottime()
+        )
+        self._began = tools.clock.boottime() - job.followed_s
+        self._saved_at = self._chat_read_at = tools.clock.boottime()
+        self._chat_seen: tuple[object, ...] | None = None
+        self._looked_at = float("-inf")
+        self._wake = anyio.Event()
+
+    def look_now(self) -> None:
+        """End the current wait: the stream ended, or a cancellation was asked for.
+
+        A stream that a server cuts again and again does not bring on more than two looks in
+        `poll_min`.
+        """
+        self._wake.set()
+
+    def observe(self, sign: Sign) -> None:
+        """Take an observation from elsewhere: news from the stream, or a wish to cancel."""
+        self.progress, _ = step(self.progress, sign, self._tools.clock.boottime(), self._limits)
+        if sign is Sign.CANCEL:
+            self.look_now()
+
+    async def until_end(self) -> End:
+        """Poll until the run's end is known. Raises LeaseLost if the job is not ours any more.
+
+        Bounded by the clocks: `run_timeout` and `stall_timeout` stop a run that goes on, and a run
+        that the server does not know is lost after half an hour.
+        """
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda result: isinstance(result, _Unsettled)),
+            wait=Growing(age=self._age, bounds=self._bounds, rand=self._tools.rand),
+            stop=stop_never,
+            sleep=self._sleep,
+        )
+        return cast(End, await retrying(self._look))
+
+    def _age(self) -> float:
+        return self._tools.clock.boottime() - self._began
+
+    def _bounds(self) -> tuple[float, float]:
+        follow = self._tools.settings.follow
+        if self.progress.stopping is not None:
+            return follow.poll_min, min(follow.poll_max, max(follow.poll_min, 2.0))
+        if self._streaming() and not self._leaving.in_question:
+            return follow.poll_max, follow.poll_max
+        return follow.poll_min, follow.poll_max
+
+    async def _sleep(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._wake.wait()
+            since = self._tools.clock.boottime() - self._looked_at
+            await self._tools.clock.sleep(
+                max(0.0, self._tools.settings.follow.poll_min / 2 - since)
+            )
+        self._wake = anyio.Event()
+
+    async def _look(self) -> End | _Unsettled:
+        run_id = self.job.run_id or ""
+        answer = await self._tools.client.run_status(run_id)
+        observation = await self._observation(answer)
+        before = self.progress.status
+        now = self._tools.clock.boottime()
+        self.progress, act = step(self.progress, observation, now, self._limits)
+        self._looked_at = now
+        if isinstance(act, End):
+            return await self._leaving.judge(act)
+        if isinstance(answer, RunState):
+            await self._leaving.saw_running()
+        if act is Act.STOP:
+            await self._stop()
+        elif isinstance(answer, RunState):
+            await self._look_at_chat(now)
+        if self.progress.status is not before or now - self._saved_at >= SAVE_EVERY_S:
+            await self.save()
+        return _Unsettled(answer.retry_after if isinstance(answer, Trouble) else None)
+
+    async def _observation(self, answer: RunState | Trouble) -> Observation:
+        if isinstance(answer, RunState):
+            return Seen(answer.status)
+        self._tools.log.debug("poll.trouble", job_id=self.job.id, error=answer.error)
+        if answer.kind is TroubleKind.UNAUTHORIZED:
+            await self._hear_unauthorized(answer)
+        return Sign.MISSING if answer.kind is TroubleKind.NOT_FOUND else Sign.OUT_OF_REACH
+
+    async def _hear_unauthorized(self, answer: Trouble) -> None:
+        try:
+            await self._gate.heard(Signal.UNAUTHORIZED, answer.error)
+        except StoreUnavailable as error:
+            # The next 401 says the same; following goes on without the gate.
+            self._tools.log.warning("gate.unwritten", error=str(error))
+
+    async def save(self) -> None:
+        """Save the clocks and the last status. Raises LeaseLost."""
+        status = self.progress.status
+        verb = partial(
+            attempt.progress,
+            grip=Grip.of(self.job),
+            run_status=status.value if status else None,
+            followed_s=self.progress.followed_s,
+            quiet_s=self.progress.quiet_s,
+        )
+        try:
+            await self._tools.store.write(verb, order=self.job.id)
+        except StoreUnavailable as error:
+            self._tools.log.warning("progress.unsaved", job_id=self.job.id, error=str(error))
+            return
+        self._saved_at = self._tools.clock.boottime()
+
+    async def _look_at_chat(self, now: float) -> None:
+        """Read the chat now and then, where no stream tells whether the run moves."""
+        every = min(CHAT_EVERY_S, self._limits.stall_timeout / 3)
+        if self._streaming() or now - self._chat_read_at < every:
+            return
+        self._chat_read_at = now
+        chat = await self._chat()
+        if chat is None:
+            return
+        seen = (chat.updated_at, chat.last_assistant_message_at, _size(chat))
+        if self._chat_seen is not None and seen != self._chat_seen:
+            self.observe(Sign.NEWS)
+        self._chat_seen = seen
+
+    async def _chat(self) -> SessionChat | None:
+        if self.job.chat_id is None or self.job.session_id is None:
+            return None
+        chat = await self._tools.client.session_chat(self.job.session_id, self.job.chat_id)
+        return None if isinstance(chat, Trouble) else chat
+
+    async def _stop(self) -> None:
+        """Ask the server to stop the run, if the chat still points at it: the route stops
+        whatever the chat points at."""
+        log = self._tools.log.bind(job_id=self.job.id, run_id=self.job.run_id)
+        if not self._heartbeat.may_act:
+            log.warning("stop.withheld", reason="no good heartbeat")
+            return
+        chat = await self._chat()
+        if chat is None or chat.active_stream_id != self.job.run_id:
+            log.warning(
+                "stop.withheld",
+                reason="the chat does not point at this run",
+                active_stream_id=chat.active_stream_id if chat else None,
+            )
+            return
+        verb = partial(
+            attempt.note,
+            grip=Grip.of(self.job),
+            event="stop.sent",
+            detail={"why": self.progress.stopping},
+            by=self._tools.who.worker_id,
+        )
+        await self._tools.commit(verb, job_id=self.job.id)
+        answer = await self._tools.client.stop(chat.chat_id)
+        log.info("stop.sent", why=self.progress.stopping, answer=str(answer))
+        self.look_now()
+
+
+def _size(chat: SessionChat) -> int:
+    """How much the chat holds, in parts and characters of text."""
+    parts = [
+        part
+        for message in chat.messages
+        for part in message.get("parts") or ()
+        if isinstance(part, dict)
+    ]
+    return len(parts) + sum(len(part.get("text") or "") for part in parts)

@@ -1,0 +1,58 @@
+"""Find dead workers and mend what they left."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from orchestrator import decide
+from orchestrator.job import Job
+from orchestrator.outcome import Outcome
+from orchestrator.store.verbs import crew
+from orchestrator.store.verbs.crew import Identity, Peer
+from orchestrator.worker.lease import Heartbeat
+from orchestrator.worker.process import Life, life_of
+from orchestrator.worker.tools import Tools
+
+
+class Rescuer:
+    """Declares workers dead and adopts their runs."""
+
+    def __init__(self, *, tools: Tools, heartbeat: Heartbeat, identity: Identity) -> None:
+        self._tools = tools
+        self._heartbeat = heartbeat
+        self._identity = identity
+
+    async def rescue(self) -> list[Job]:
+        """Mend what dead workers left, and return the runs that this worker adopted.
+
+        Idempotent: every write names lease and state, so two rescuers share the work.
+        """
+        tools = self._tools
+        peers = await tools.store.read(crew.peers)
+        dead = [peer.identity.worker_id for peer in peers if self._is_dead(peer)]
+        verb = partial(crew.rescue, who=tools.who, dead=dead, decide=self._decide)
+        adopted, mended = await tools.store.write(verb)
+        for job in mended:
+            tools.log.warning("job.rescued", job_id=job.id, state=job.state.value, error=job.error)
+        for job in adopted:
+            tools.log.info("run.adopted", job_id=job.id, run_id=job.run_id)
+        return adopted
+
+    def _is_dead(self, peer: Peer) -> bool:
+        if peer.identity.worker_id == self._identity.worker_id:
+            return False
+        match life_of(peer.identity, self._identity):
+            case Life.DEAD:
+                return True
+            case Life.ALIVE:
+                # A process that lives but does not beat may be stopped or cut off for good.
+                return self._silent_too_long(peer)
+            case Life.UNKNOWN:
+                return self._silent_too_long(peer)
+
+    def _silent_too_long(self, peer: Peer) -> bool:
+        dead_after = self._tools.settings.worker.dead_after
+        return peer.silent_s > dead_after and self._heartbeat.may_judge
+
+    def _decide(self, job: Job) -> Outcome | None:
+        return decide.after_death(job, self._tools.policy.of(job))

@@ -1,0 +1,294 @@
+"""Follow a run's stream over many connections: fold what comes, and checkpoint it.
+
+The stream is a view of the run. It never ends a run; it shows that the run moves, keeps its text
+should the stored message be lost, and says when to look at the status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import anyio
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result
+
+from orchestrator.errors import StoreUnavailable
+from orchestrator.job import Job
+from orchestrator.recoup import BadEvent, EventParser, MessageFold
+from orchestrator.recoup.answers import NoStream, Trouble, TroubleKind
+from orchestrator.recoup.resume import ResponseReader
+from orchestrator.recoup.stream import OpenStream
+from orchestrator.store.verbs import attempt
+from orchestrator.store.verbs.attempt import Segment
+from orchestrator.store.verbs.guarded import Grip
+from orchestrator.worker.tools import Tools
+from orchestrator.worker.waits import Backoff
+
+AGAIN_S = 0.05
+"""The wait before a response that moved is continued: a server that cuts must not make us spin."""
+
+PLACE_AGAIN_S = 15.0
+"""How often a run that found all trial places taken asks for one again."""
+
+
+class Ending(Enum):
+    """How one response of the stream ended."""
+
+    FINISHED = "finished"
+    """With the run's own `finish`: the turn is complete, there is nothing more to read."""
+    CUT = "cut"
+    """Clean, and the run goes on: the rest is to be had at once."""
+    BROKEN = "broken"
+    """The connection was lost."""
+    NOTHING = "nothing"
+    """There is nothing to resume now."""
+    REFUSED = "refused"
+    """The server did not give a stream; it may later."""
+    NO_PLACE = "no_place"
+    """All places for trial streams are taken."""
+    FOREIGN = "foreign"
+    """The chat shows another run: its chunks have other numbers."""
+    FORBIDDEN = "forbidden"
+    """Leaving a stream cancels runs at this origin: none is opened."""
+
+
+_LAST = frozenset({Ending.FINISHED, Ending.FOREIGN, Ending.FORBIDDEN})
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response, read to its end; `moved` tells whether it brought a chunk that counts."""
+
+    ending: Ending
+    moved: bool = False
+    retry_after: float | None = None
+
+
+class StreamFollower:
+    """Reads one run's stream until its turn is complete.
+
+    `on_news` is called when a chunk came, `on_ended` at each end of a response. Holds the fold,
+    which survives every reconnect; `count` is the index of the next chunk to ask for.
+    """
+
+    def __init__(
+        self,
+        *,
+        tools: Tools,
+        job: Job,
+        on_news: Callable[[], None],
+        on_ended: Callable[[Ending], None],
+    ) -> None:
+        self._tools = tools
+        self._on_news = on_news
+        self._on_ended = on_ended
+        self.job = job
+        self.fold = MessageFold()
+        self.count = 0
+        self.attached = False
+        """True while a response is open: leaving now may cancel the run."""
+        self.draining = False
+        """Set from outside: no response is opened any more."""
+        self.clocks: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0)
+        """Gives `followed_s` and `quiet_s`, to save with each checkpoint."""
+        self._held: tuple[Any, ...] = ()
+        self._unsaved: list[Any] = []
+        self._empty = 0
+        self._backoff = Backoff(first=0.5, most=30.0, rand=tools.rand)
+
+    async def load(self) -> None:
+        """Fold the saved chunks of an earlier follower, so that this one goes on behind them."""
+        saved = await self._tools.store.read(
+            attempt.segments, job_id=self.job.id, attempt=self.job.attempt
+        )
+        for segment in saved:
+            for chunk in segment.chunks:
+                self.fold.feed(chunk)
+            self.count += len(segment.chunks)
+            await anyio.lowlevel.checkpoint()
+        if saved:
+            self._tools.log.info("stream.resumed", job_id=self.job.id, start_index=self.count)
+
+    async def run(self) -> None:
+        """Read response after response until there is nothing more to read.
+
+        Ends also when the job's worker drains. On cancellation what came is saved. Raises
+        LeaseLost if the job is not ours any more. The caller's poll bounds it: a run that is over
+        ends it.
+        """
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda response: response.ending not in _LAST),
+            wait=self._wait,
+            stop=lambda _state: self.draining,
+            sleep=self._tools.clock.sleep,
+            retry_error_callback=lambda _state: None,
+        )
+        async with anyio.create_task_group() as saving:
+            saving.start_soon(self._save_regularly)
+            try:
+                await retrying(self._respond)
+            finally:
+                saving.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await self.save()
+                    await self._give_place_back()
+
+    def finish(self) -> None:
+        """Fold what was held back: the run is over, and nothing more can be had.
+
+        The tool ends that a server makes up for a cancelled run are then the best account.
+        """
+        for chunk in self._held:
+            self.fold.feed(chunk)
+        self._held = ()
+
+    @property
+    def whole(self) -> bool:
+        """True if the fold saw the turn from its first chunk to its `finish`, without a fault."""
+        return self.fold.finished and self.fold.fatal is None
+
+    # --- one response ---------------------------------------------------------------------
+
+    async def _respond(self) -> Response:
+        try:
+            refused = await self._take_place()
+        except StoreUnavailable as error:
+            self._tools.log.warning("stream.no_place", job_id=self.job.id, error=str(error))
+            return Response(Ending.NO_PLACE)
+        if refused is not None:
+            return Response(refused)
+        response = await self._read()
+        self._empty = 0 if response.moved else self._empty + 1
+        self._tools.log.debug(
+            "stream.ended", job_id=self.job.id, how=response.ending.value, count=self.count
+        )
+        self._on_ended(response.ending)
+        return response
+
+    async def _read(self) -> Response:
+        client = self._tools.client
+        self.attached = True
+        try:
+            async with client.stream(self.job.chat_id or "", self.count) as opened:
+                match opened:
+                    case NoStream():
+                        return Response(Ending.NOTHING)
+                    case Trouble():
+                        return _refused(opened)
+                    case OpenStream():
+                        return await self._read_body(opened)
+        finally:
+            self.attached = False
+
+    async def _read_body(self, stream: OpenStream) -> Response:
+        run_id = stream.head.run_id
+        if run_id is not None and run_id != self.job.run_id:
+            self._tools.log.warning("stream.foreign_run", job_id=self.job.id, run_id=run_id)
+            return Response(Ending.FOREIGN)
+        reader = ResponseReader(
+            own_run=run_id == self.job.run_id,
+            turn_open=self.fold.turn_open,
+            finished=self.fold.finished,
+        )
+        parser = EventParser()
+        before = self.count
+        async for data in stream.reads():
+            self._take(reader.feed(parser.feed(data)))
+        self._take(reader.feed(parser.close()))
+        remainder = reader.close()
+        self._held = remainder.held
+        moved = self.count > before
+        if stream.broken is not None:
+            return Response(Ending.BROKEN, moved)
+        if remainder.lone_finish:
+            return Response(Ending.NOTHING, moved)
+        return Response(Ending.FINISHED if self.fold.finished else Ending.CUT, moved)
+
+    def _take(self, chunks: Sequence[Any]) -> None:
+        if not chunks:
+            return
+        fatal_before = self.fold.fatal
+        for chunk in chunks:
+            self.fold.feed(chunk)
+            self._unsaved.append(_saveable(chunk))
+        self.count += len(chunks)
+        if self.fold.fatal is not None and fatal_before is None:
+            self._tools.log.warning("stream.fold_failed", job_id=self.job.id, index=self.fold.fatal)
+        self._on_news()
+
+    def _wait(self, retry_state: RetryCallState) -> float:
+        response = retry_state.outcome.result() if retry_state.outcome else None
+        if not isinstance(response, Response):
+            return AGAIN_S
+        if response.ending is Ending.NO_PLACE:
+            return PLACE_AGAIN_S * (0.5 + self._tools.rand())
+        if response.ending is Ending.CUT and response.moved:
+            return AGAIN_S
+        return self._backoff.seconds(max(1, self._empty), response.retry_after)
+
+    # --- the place, and what is saved ---------------------------------------------------------
+
+    async def _take_place(self) -> Ending | None:
+        """Take a place for the stream; return what stands against it, or None."""
+        tools = self._tools
+        at_most: int | None = None
+        if tools.settings.follow.mode == "auto":
+            leaving = await tools.store.read(attempt.leaving, api_origin=tools.who.api_origin)
+            if leaving == "unsafe":
+                return Ending.FORBIDDEN
+            at_most = None if leaving == "safe" else tools.settings.follow.trial_streams
+        verb = partial(attempt.open_stream, grip=Grip.of(self.job), at_most=at_most)
+        taken = await tools.store.write(verb, order=self.job.id)
+        return None if taken else Ending.NO_PLACE
+
+    async def _give_place_back(self) -> None:
+        verb = partial(attempt.close_stream, grip=Grip.of(self.job), left=self.attached)
+        try:
+            await self._tools.store.write(verb, order=self.job.id)
+        except StoreUnavailable as error:
+            # The row keeps the place until the job is settled or adopted.
+            self._tools.log.warning("stream.place_kept", job_id=self.job.id, error=str(error))
+
+    async def _save_regularly(self) -> None:
+        while True:
+            await self._tools.clock.sleep(self._tools.settings.follow.checkpoint_every)
+            await self.save()
+
+    async def save(self) -> None:
+        """Append the chunks that are not saved yet. Raises LeaseLost.
+
+        If we crash before this, a successor reads those chunks again from the server.
+        """
+        if not self._unsaved:
+            return
+        chunks, self._unsaved = self._unsaved, []
+        followed_s, quiet_s = self.clocks()
+        first = self.count - len(chunks)
+        verb = partial(
+            attempt.checkpoint,
+            grip=Grip.of(self.job),
+            segment=Segment(first, chunks),
+            followed_s=followed_s,
+            quiet_s=quiet_s,
+        )
+        try:
+            await self._tools.store.write(verb, order=self.job.id)
+        except StoreUnavailable as error:
+            self._unsaved = chunks + self._unsaved
+            self._tools.log.warning("stream.unsaved", job_id=self.job.id, error=str(error))
+
+
+def _refused(trouble: Trouble) -> Response:
+    if trouble.kind is TroubleKind.UNREACHABLE:
+        return Response(Ending.BROKEN, retry_after=trouble.retry_after)
+    return Response(Ending.REFUSED, retry_after=trouble.retry_after)
+
+
+def _saveable(chunk: Any) -> Any:
+    """A chunk as JSON: an event that was none keeps its place under a type that nobody folds."""
+    if isinstance(chunk, BadEvent):
+        return {"type": "bad-event", "data": chunk.data, "reason": chunk.reason}
+    return chunk

@@ -1,0 +1,179 @@
+"""Submit: connect, mark, send, and commit what the answer made of the job."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import anyio
+
+from orchestrator import decide
+from orchestrator.errors import InvalidJob, LeaseLost, StoreUnavailable
+from orchestrator.job import Job, Message
+from orchestrator.outcome import Outcome, Signal
+from orchestrator.recoup.answers import Answered, Generated, NotSent, Submission
+from orchestrator.request import request_body
+from orchestrator.states import Endpoint
+from orchestrator.store.verbs import attempt, outcomes
+from orchestrator.store.verbs.guarded import Grip
+from orchestrator.worker.gate import Gatekeeper
+from orchestrator.worker.lease import Heartbeat
+from orchestrator.worker.tools import Tools
+
+_GONE = frozenset({404, 405})
+
+
+class Submitter:
+    """Takes a claimed job to `running`, or to whatever else its answer makes of it."""
+
+    def __init__(self, *, tools: Tools, gate: Gatekeeper, heartbeat: Heartbeat) -> None:
+        self._tools = tools
+        self._gate = gate
+        self._heartbeat = heartbeat
+
+    async def submit(self, job: Job) -> tuple[Job | None, Signal]:
+        """Submit a job that this worker has just claimed.
+
+        Returns the job as it then stands, or None if the lease was lost, with what the answer
+        says about the API. Runs to its end even if the caller is cancelled: an answer that is
+        thrown away is a run that is lost. The wait is bounded by `[submit] timeout` (or
+        `[generate] timeout`), and then by the database coming back.
+        """
+        with anyio.CancelScope(shield=True):
+            after, outcome = await self._submit(job)
+            if outcome is not None:
+                await self._tell_gate(outcome)
+        return after, outcome.signal if outcome is not None else Signal.NEUTRAL
+
+    async def _submit(self, job: Job) -> tuple[Job | None, Outcome | None]:
+        try:
+            body = request_body(job)
+        except InvalidJob as error:
+            outcome = decide.rejected(str(error))
+            return await self._settle(job, outcome), outcome
+        sending = _Sending(tools=self._tools, heartbeat=self._heartbeat, job=job, body=body)
+        try:
+            answer = await self._send(job, body, sending)
+        except StoreUnavailable as error:
+            return await self._put_back(job, str(error)), None
+        if isinstance(answer, NotSent) and answer.refused_by_mark:
+            return await self._put_back(job, answer.error), None
+        outcome = await self._decide(job, answer)
+        return await self._commit(sending.job, answer, outcome), outcome
+
+    async def _tell_gate(self, outcome: Outcome) -> None:
+        try:
+            await self._gate.heard(outcome.signal, outcome.error)
+        except StoreUnavailable as error:
+            # The next answer says the same; the job itself is committed.
+            self._tools.log.warning("gate.unwritten", error=str(error))
+
+    async def _send(self, job: Job, body: dict[str, Any], sending: _Sending) -> Submission:
+        client = self._tools.client
+        send = client.generate if job.endpoint is Endpoint.GENERATE else client.start_run
+        return await send(body, mark=sending.mark)
+
+    async def _decide(self, job: Job, answer: Submission) -> Outcome:
+        missing = (
+            job.endpoint is Endpoint.GENERATE
+            and isinstance(answer, Answered)
+            and answer.status in _GONE
+            and not answer.envelope
+        )
+        if missing and isinstance(answer, Answered) and await self._speaks_the_api():
+            return decide.endpoint_missing(answer)
+        return decide.after_submit(answer, self._tools.policy.of(job))
+
+    async def _speaks_the_api(self) -> bool:
+        return await self._tools.client.check_key() is None
+
+    async def _commit(self, job: Job, answer: Submission, outcome: Outcome) -> Job | None:
+        """Commit an answer; nothing is awaited between the answer and this."""
+        log = self._tools.log.bind(job_id=job.id, attempt=job.attempt)
+        log.info(outcome.event, state=outcome.state.value, error=outcome.error, **_ids(outcome))
+        if isinstance(answer, Generated):
+            return await self._settle(job, outcome, _kept(answer, outcome))
+        return await self._settle(job, outcome)
+
+    async def _settle(
+        self, job: Job, outcome: Outcome, kept: list[Message] | None = None
+    ) -> Job | None:
+        tools = self._tools
+        backoff_s = tools.submit_wait.seconds(job.deferrals + 1, outcome.retry_after)
+        if kept is None:
+            verb = partial(outcomes.apply, outcome=outcome, backoff_s=backoff_s)
+        else:
+            verb = partial(outcomes.settle, outcome=outcome, kept=kept)
+        by = tools.who.worker_id
+        try:
+            return await tools.commit(
+                partial(verb, grip=Grip.of(job), by=by), job_id=job.id, urgent=True
+            )
+        except LeaseLost:
+            tools.log.warning("lease.lost", job_id=job.id, attempt=job.attempt, while_="submitting")
+        if job.sent_at is None:
+            return None
+        return await tools.commit(
+            partial(
+                attempt.keep_late_answer, job_id=job.id, attempt=job.attempt, outcome=outcome, by=by
+            ),
+            job_id=job.id,
+            urgent=True,
+        )
+
+    async def _put_back(self, job: Job, why: str) -> Job | None:
+        """Queue a job again of which surely nothing was sent, if it still is ours."""
+        tools = self._tools
+        verb = partial(
+            attempt.put_back,
+            grip=Grip.of(job),
+            why=f"nothing was sent: {why}",
+            backoff_s=tools.submit_wait.seconds(job.deferrals + 1),
+            by=tools.who.worker_id,
+        )
+        try:
+            return await tools.commit(verb, job_id=job.id, urgent=True)
+        except LeaseLost:
+            return None
+
+
+class _Sending:
+    """One submission under way: marks it, and knows the job as the mark left it."""
+
+    def __init__(
+        self, *, tools: Tools, heartbeat: Heartbeat, job: Job, body: dict[str, Any]
+    ) -> None:
+        self.job = job
+        self._tools = tools
+        self._heartbeat = heartbeat
+        self._body = body
+
+    async def mark(self) -> bool:
+        """Commit that the request begins to go out; False if it may not.
+
+        A worker that could not beat for long may have been declared dead meanwhile: it does not
+        send either, and its job is put back.
+        """
+        tools = self._tools
+        verb = partial(
+            attempt.mark, grip=Grip.of(self.job), body=self._body, by=tools.who.worker_id
+        )
+        try:
+            self.job = await tools.store.write(verb, order=self.job.id, urgent=True)
+        except LeaseLost as error:
+            tools.log.info("submit.withheld", job_id=self.job.id, reason=str(error))
+            return False
+        if not self._heartbeat.may_act:
+            tools.log.warning("submit.withheld", job_id=self.job.id, reason="no good heartbeat")
+            return False
+        return True
+
+
+def _ids(outcome: Outcome) -> dict[str, Any]:
+    return {name: value for name, value in outcome.columns.items() if name.endswith("_id")}
+
+
+def _kept(answer: Generated, outcome: Outcome) -> list[Message]:
+    """The whole answer of the synchronous endpoint, as the one message of its job."""
+    text = outcome.columns.get("result_text") or ""
+    return [Message(0, None, "assistant", text, answer.body, "generate")]

@@ -1,0 +1,80 @@
+"""What every act of a worker needs, made once and handed in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+from sqlalchemy import Connection
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
+
+from orchestrator.clock import Clock
+from orchestrator.config import Settings
+from orchestrator.decide import Policy
+from orchestrator.errors import StoreUnavailable
+from orchestrator.recoup.client import RecoupClient
+from orchestrator.states import OnInDoubt
+from orchestrator.store.store import Store
+from orchestrator.store.verbs.claim import Claimant
+from orchestrator.worker.waits import Backoff, Random
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """The collaborators of a worker's acts. `who` is this worker, its API origin and key."""
+
+    store: Store
+    client: RecoupClient
+    settings: Settings
+    clock: Clock
+    who: Claimant
+    log: structlog.typing.FilteringBoundLogger
+    rand: Random = field(default=random.random)
+
+    @property
+    def policy(self) -> Policy:
+        """The configuration's word on doubt and on good ends."""
+        return Policy(
+            OnInDoubt(self.settings.submit.on_in_doubt),
+            accept_finish=frozenset(self.settings.collect.accept_finish),
+        )
+
+    @property
+    def submit_wait(self) -> Backoff:
+        """The wait of a submission that was put back, kept in `available_at`."""
+        return Backoff(first=2.0, most=300.0, rand=self.rand)
+
+    async def commit(
+        self, verb: Callable[[Connection], T], *, job_id: int, urgent: bool = False
+    ) -> T:
+        """Write, and try again for as long as this process lives while the database is away.
+
+        Raises what the verb raises, LeaseLost above all. Each wait is at most 5 seconds, and a
+        cancelled caller is let go between two tries unless it is shielded.
+        """
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=Backoff(first=0.2, most=5.0, rand=self.rand),
+            stop=stop_never,
+            sleep=self.clock.sleep,
+            before_sleep=self._say_unwritten(job_id),
+            reraise=True,
+        )
+        return await retrying(self.store.write, verb, order=job_id, urgent=urgent)
+
+    def _say_unwritten(self, job_id: int) -> Callable[[RetryCallState], None]:
+        def say(retry_state: RetryCallState) -> None:
+            error = retry_state.outcome.exception() if retry_state.outcome else None
+            self.log.warning(
+                "store.write_waits",
+                job_id=job_id,
+                tries=retry_state.attempt_number,
+                error=str(error),
+            )
+
+        return say

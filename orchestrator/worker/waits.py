@@ -1,0 +1,75 @@
+"""How long to wait before asking again: tenacity's wait objects, jittered and bounded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from tenacity import RetryCallState
+from tenacity.wait import wait_base
+
+LONGEST_RETRY_AFTER_S = 3600.0
+"""A server's wish to be left alone is honoured up to an hour: every wait is bounded."""
+
+Random = Callable[[], float]
+"""A number from 0 to 1, like `random.random`."""
+
+
+class Backoff(wait_base):
+    """Exponential waits with jitter: the n-th lies between half and all of `first * 2**(n-1)`.
+
+    `first` and `most` are seconds. A `Retry-After` that came with the answer is a lower bound.
+    """
+
+    def __init__(self, *, first: float, most: float, rand: Random = random.random) -> None:
+        self._first = first
+        self._most = most
+        self._rand = rand
+
+    def seconds(self, attempt: int, retry_after: float | None = None) -> float:
+        """The wait after the `attempt`-th try (from 1 on), in seconds."""
+        exponent = min(max(attempt, 1) - 1, 60)
+        full = min(self._most, self._first * 2.0**exponent)
+        wait = full * (0.5 + 0.5 * self._rand())
+        return wait if retry_after is None else max(wait, min(retry_after, LONGEST_RETRY_AFTER_S))
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        """See `tenacity.wait.wait_base`."""
+        return self.seconds(retry_state.attempt_number, retry_after_of(retry_state))
+
+
+class Growing(wait_base):
+    """Waits that grow with the age of what is asked about: a tenth of it, between two bounds.
+
+    That is an exponential back-off in time: a run of minutes is asked about every few seconds,
+    one of hours every `most`. `age` gives seconds; `bounds` the least and the most, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        age: Callable[[], float],
+        bounds: Callable[[], tuple[float, float]],
+        rand: Random = random.random,
+    ) -> None:
+        self._age = age
+        self._bounds = bounds
+        self._rand = rand
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        """See `tenacity.wait.wait_base`."""
+        least, most = self._bounds()
+        wait = min(max(self._age() / 10, least), most) * (0.75 + 0.5 * self._rand())
+        asked = retry_after_of(retry_state)
+        return wait if asked is None else max(wait, min(asked, LONGEST_RETRY_AFTER_S))
+
+
+def retry_after_of(retry_state: RetryCallState) -> float | None:
+    """The `Retry-After` of the last answer, in seconds, if it had one."""
+    outcome = retry_state.outcome
+    if outcome is None or outcome.failed:
+        return None
+    answer: Any = outcome.result()
+    found = getattr(answer, "retry_after", None)
+    return float(found) if isinstance(found, int | float) else None
