@@ -97,7 +97,7 @@ def _tell(notifier: Notifier, worker: Worker) -> None:
     """Feed the watchdog from the loop whose death must be noticed, and say how it goes."""
     notifier.watchdog()
     notifier.status(
-        f"{len(worker.live)} runs live, {len(worker.submitting)} submitting, "
+        f"{len(worker.holdings.live)} runs live, {len(worker.holdings.submitting)} submitting, "
         f"{worker.tally.completed} completed, {worker.tally.failed} failed, "
         f"{worker.tally.in_doubt} in doubt"
     )

@@ -81,8 +81,8 @@ class Follower:
         self._scope.cancel()
 
     async def _leaving_is_safe(self) -> bool:
-        origin = self._tools.who.api_origin
-        return await self._tools.store.read(attempt.leaving, api_origin=origin) == "safe"
+        verb = partial(attempt.leaving, api_origin=self._tools.who.api_origin)
+        return await self._tools.read(verb, job_id=self.job.id) == "safe"
 
     # --- the job's life -----------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class Follower:
             self._stream_done.set()
 
     async def _learn_chat(self) -> None:
-        chat = await find_chat(self._tools, self.job.run_id or "")
+        chat = await find_chat(self._tools, self.job)
         verb = partial(
             attempt.learn_chat,
             grip=Grip.of(self.job),

@@ -101,9 +101,8 @@ class StreamFollower:
 
     async def load(self) -> None:
         """Fold the saved chunks of an earlier follower, so that this one goes on behind them."""
-        saved = await self._tools.store.read(
-            attempt.segments, job_id=self.job.id, attempt=self.job.attempt
-        )
+        verb = partial(attempt.segments, job_id=self.job.id, attempt=self.job.attempt)
+        saved = await self._tools.read(verb, job_id=self.job.id)
         for segment in saved:
             for chunk in segment.chunks:
                 self.fold.feed(chunk)

@@ -57,24 +57,28 @@ class Tools:
         Raises what the verb raises, LeaseLost above all. Each wait is at most 5 seconds, and a
         cancelled caller is let go between two tries unless it is shielded.
         """
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(StoreUnavailable),
-            wait=Backoff(first=0.2, most=5.0, rand=self.rand),
-            stop=stop_never,
-            sleep=self.clock.sleep,
-            before_sleep=self._say_unwritten(job_id),
-            reraise=True,
-        )
+        retrying = self._while_the_database_is_away(job_id)
         return await retrying(self.store.write, verb, order=job_id, urgent=urgent)
 
-    def _say_unwritten(self, job_id: int) -> Callable[[RetryCallState], None]:
+    async def read(self, verb: Callable[[Connection], T], *, job_id: int) -> T:
+        """Read, and try again for as long as the database is away; cancellable in between."""
+        return await self._while_the_database_is_away(job_id)(self.store.read, verb)
+
+    def _while_the_database_is_away(self, job_id: int) -> AsyncRetrying:
         def say(retry_state: RetryCallState) -> None:
             error = retry_state.outcome.exception() if retry_state.outcome else None
             self.log.warning(
-                "store.write_waits",
+                "store.awaited",
                 job_id=job_id,
                 tries=retry_state.attempt_number,
                 error=str(error),
             )
 
-        return say
+        return AsyncRetrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=Backoff(first=0.2, most=5.0, rand=self.rand),
+            stop=stop_never,
+            sleep=self.clock.sleep,
+            before_sleep=say,
+            reraise=True,
+        )
