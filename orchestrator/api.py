@@ -5,50 +5,47 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeVar
 
 import anyio
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, stop_never
 from tenacity.wait import wait_exponential
 
 from orchestrator import resolving
 from orchestrator.config import Settings, load_settings
-from orchestrator.errors import JobFailed, JobInDoubt, NotAllowed
+from orchestrator.errors import NotAllowed
+from orchestrator.faces import (
+    LOOK_FIRST_S,
+    LOOK_MOST_S,
+    WATCH_EVERY_S,
+    Caller,
+    Update,
+    Watch,
+    at_rest,
+    enqueuing,
+    not_settled,
+    on_callers_sync,
+    resolving_by,
+    result_of,
+    to_each,
+)
 from orchestrator.job import Event, Job, Message
-from orchestrator.partial import PartialText
 from orchestrator.remote import client_for
-from orchestrator.request import Defaults, job_values
 from orchestrator.resolving import Candidate
-from orchestrator.states import State
-from orchestrator.store import migrations, sqlite
+from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
 from orchestrator.store.store import Store
 from orchestrator.store.verbs import look, people
-from orchestrator.store.verbs.enqueue import Enqueued, OnConflict, enqueue_many
+from orchestrator.store.verbs.enqueue import Enqueued, OnConflict
 from orchestrator.store.verbs.look import Filter
 
 T = TypeVar("T")
-
-Caller: TypeAlias = AsyncConnection | AsyncSession | Connection | Session
-"""A connection or session of the caller's own, whose transaction a call may join."""
-
-LOOK_FIRST_S, LOOK_MOST_S = 0.1, 1.0
-"""How often a waiting caller looks at the database."""
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One state of a watched job: its row, and the text so far."""
-
-    job: Job
-    text: str
 
 
 class Orchestrator:
@@ -130,9 +127,7 @@ class Orchestrator:
 
         Raises what `enqueue` raises.
         """
-        defaults = defaults_of(self.settings)
-        rows = [job_values(job, defaults) for job in jobs]
-        verb = partial(enqueue_many, rows=rows, on_conflict=OnConflict(on_conflict))
+        verb = enqueuing(self.settings, jobs, on_conflict)
         if connection is not None:
             done = await on_callers(connection, verb)
         else:
@@ -183,20 +178,14 @@ class Orchestrator:
         return await self._write(partial(people.retry, job_id=job_id))
 
     async def each(
-        self, verb: Callable[[Connection, int], Job], wanted: Filter
+        self, verb: Callable[[Connection, int], Job], wanted: Filter, *, dry_run: bool = False
     ) -> list[tuple[int, Job | NotAllowed]]:
         """Apply a verb such as `people.cancel` to every job that matches, in one transaction.
 
-        Returns each id with the job, or with why the verb does not apply to it.
+        Returns each id with the job, or with why the verb does not apply to it. `dry_run` returns
+        the same and takes everything back.
         """
-
-        def all_of_them(connection: Connection) -> list[tuple[int, Job | NotAllowed]]:
-            return [
-                (job_id, _attempt(verb, connection, job_id))
-                for job_id in look.ids(connection, wanted)
-            ]
-
-        return await self._write(all_of_them)
+        return await self._write(partial(to_each, verb=verb, wanted=wanted, dry_run=dry_run))
 
     async def resolve(self, job_id: int, decision: str, *, chat_id: str | None = None) -> Job:
         """Settle a job in doubt: `resubmit`, `fail`, or `adopt` the run of `chat_id`.
@@ -204,25 +193,12 @@ class Orchestrator:
         A run still going is followed by the next worker; one that is over is collected now.
         Raises NotFound, NotAllowed, ConfigError without a key, and StoreUnavailable.
         """
-        match decision:
-            case "resubmit":
-                return await self._write(partial(people.resubmit, job_id=job_id))
-            case "fail":
-                return await self._write(partial(people.give_up, job_id=job_id))
-            case "adopt" if chat_id is not None:
-                store = await self._opened()
-                async with client_for(self.settings, self._environ) as client:
-                    return await resolving.adopt(
-                        store,
-                        client,
-                        job_id,
-                        chat_id,
-                        frozenset(self.settings.collect.accept_finish),
-                    )
-            case _:
-                raise NotAllowed(
-                    f"decision: {decision!r}: choose resubmit, fail, or adopt with a chat_id"
-                )
+        if decision != "adopt" or chat_id is None:
+            return await self._write(resolving_by(decision, job_id))
+        store = await self._opened()
+        accept = frozenset(self.settings.collect.accept_finish)
+        async with client_for(self.settings, self._environ) as client:
+            return await resolving.adopt(store, client, job_id, chat_id, accept)
 
     async def candidates(self, job_id: int) -> list[Candidate]:
         """Return the chats that may hold the run of a job in doubt, the newest first."""
@@ -291,7 +267,7 @@ class JobHandle:
         )
         job: Job | None = await retrying(self.get)
         if job is None:
-            raise TimeoutError(f"job {self.id} was not settled within {timeout:g} s")
+            raise not_settled(self.id, timeout)
         return job
 
     async def result(self, timeout: float | None = None) -> str:  # noqa: ASYNC109 - as above
@@ -314,17 +290,13 @@ class JobHandle:
 
         Reads the database only, so it never disturbs the run; text grows with each checkpoint.
         """
-        text = PartialText()
-        last: tuple[State, str] | None = None
-        while True:
-            job = await self.get()
-            shown = await self._orchestrator._read(partial(text.read, job=job))  # noqa: SLF001 - its own handle
-            if (job.state, shown) != last:
-                last = (job.state, shown)
-                yield Update(job, shown)
-            if at_rest(job):
-                return
-            await anyio.sleep(LOOK_MOST_S / 2)
+        watch = Watch(self.id)
+        while not watch.done:
+            update = await self._orchestrator._read(watch.look)  # noqa: SLF001 - its own handle
+            if update is not None:
+                yield update
+            if not watch.done:
+                await anyio.sleep(WATCH_EVERY_S)
 
     async def cancel(self) -> Job:
         """See `Orchestrator.cancel`."""
@@ -335,28 +307,6 @@ class JobHandle:
         return await self._orchestrator.retry(self.id)
 
 
-# --- shared with the sync twin ------------------------------------------------------------------
-
-
-def at_rest(job: Job) -> bool:
-    """True if nothing happens to the job by itself: settled, or in doubt until a person decides."""
-    return job.state.settled or (job.state is State.IN_DOUBT and job.resubmit_at is None)
-
-
-def result_of(job: Job) -> str:
-    """The job's text. Raises JobFailed or JobInDoubt."""
-    if job.state is State.COMPLETED:
-        return job.result_text or ""
-    kind = JobInDoubt if job.state is State.IN_DOUBT else JobFailed
-    raise kind(job.id, job.state.value, job.error_kind, job.error)
-
-
-def defaults_of(settings: Settings) -> Defaults:
-    """What the configuration gives a job that does not say otherwise."""
-    defaults = settings.defaults
-    return Defaults(defaults.queue, defaults.model, defaults.max_attempts)
-
-
 async def on_callers(caller: Caller, verb: Callable[[Connection], T]) -> T:
     """Run a verb in the transaction of the caller's own connection or session."""
     if isinstance(caller, Connection | Session):
@@ -364,25 +314,7 @@ async def on_callers(caller: Caller, verb: Callable[[Connection], T]) -> T:
     connection = await caller.connection() if isinstance(caller, AsyncSession) else caller
     with anyio.CancelScope(shield=True):
         result = await connection.run_sync(on_callers_sync, verb)
-    return result
+    return result  # noqa: RET504 - a scope may end a block early, says its type
 
 
-def on_callers_sync(caller: Connection | Session, verb: Callable[[Connection], T]) -> T:
-    """Run a verb in the transaction of the caller's own blocking connection or session."""
-    connection = caller.connection() if isinstance(caller, Session) else caller
-    migrations.require_current(connection)
-    if connection.dialect.name == "sqlite":
-        sqlite.register_clock(connection.connection.dbapi_connection)
-    return verb(connection)
-
-
-def _attempt(
-    verb: Callable[[Connection, int], Job], connection: Connection, job_id: int
-) -> Job | NotAllowed:
-    try:
-        return verb(connection, job_id)
-    except NotAllowed as error:
-        return error
-
-
-__all__ = ["Filter", "JobHandle", "OnConflict", "Orchestrator", "Update"]
+__all__ = ["Filter", "JobHandle", "OnConflict", "Orchestrator", "Update", "at_rest"]

@@ -42,14 +42,18 @@ class InvalidJob(OrchestratorError):
 
 
 class DuplicateKey(OrchestratorError):
-    """A job with this `unique_key` exists, and its request or the caller's wish differs."""
+    """A job with this `unique_key` exists, and its request or the caller's wish differs.
+
+    `job_id` is 0 if that job is one of the same call.
+    """
 
     exit_code = 2
 
     def __init__(self, unique_key: str, job_id: int, why: str) -> None:
         self.unique_key = unique_key
         self.job_id = job_id
-        super().__init__(f"unique_key: {_shown(unique_key)}: job {job_id} has it already; {why}")
+        holder = f"job {job_id}" if job_id else "another job of this call"
+        super().__init__(f"unique_key: {_shown(unique_key)}: {holder} has it already; {why}")
 
 
 class NotFound(OrchestratorError):

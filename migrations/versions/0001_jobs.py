@@ -46,6 +46,7 @@ DIALECTS = {
         "time": "TEXT",
         "json": "TEXT",
         "real": "REAL",
+        "strict": " STRICT",  # or a priority of 'high' would be kept, and break each claim
         "now": "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))",
         "now_in_view": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
         "seconds": "(julianday({b}) - julianday({a})) * 86400.0",
@@ -59,6 +60,7 @@ DIALECTS = {
         "time": "TIMESTAMPTZ",
         "json": "JSON",
         "real": "DOUBLE PRECISION",
+        "strict": "",
         "now": "now()",
         "now_in_view": "now()",
         "seconds": "extract(epoch FROM {b} - {a})::double precision",
@@ -156,7 +158,7 @@ CREATE TABLE jobs (
         AND (stall_timeout IS NULL OR stall_timeout > 0)),
     CONSTRAINT jobs_running_has_run_id CHECK (state <> 'running' OR run_id IS NOT NULL)
     {jobs_checks}
-)""",
+){strict}""",
     """
 CREATE TABLE attempts (
     job_id {big} NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -165,7 +167,7 @@ CREATE TABLE attempts (
     + _ATTEMPT_COLUMNS
     + """,
     PRIMARY KEY (job_id, attempt)
-)""",
+){strict}""",
     """
 CREATE TABLE messages (
     job_id {big} NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -178,7 +180,7 @@ CREATE TABLE messages (
     source TEXT NOT NULL,
     PRIMARY KEY (job_id, attempt, position),
     CONSTRAINT messages_source_known CHECK (source IN ('server', 'stream', 'generate'))
-)""",
+){strict}""",
     """
 CREATE TABLE job_events (
     id {id},
@@ -191,7 +193,7 @@ CREATE TABLE job_events (
     lease {big},
     worker_id TEXT,
     detail {json}
-)""",
+){strict}""",
     """
 CREATE TABLE stream_checkpoints (
     job_id {big} NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -200,7 +202,7 @@ CREATE TABLE stream_checkpoints (
     count INTEGER NOT NULL,
     chunks {json} NOT NULL,
     PRIMARY KEY (job_id, attempt, first_index)
-)""",
+){strict}""",
     """
 CREATE TABLE workers (
     id TEXT PRIMARY KEY,
@@ -216,7 +218,7 @@ CREATE TABLE workers (
     started_at {time} NOT NULL DEFAULT {now},
     last_heartbeat_at {time} NOT NULL DEFAULT {now},
     stopped_at {time}
-)""",
+){strict}""",
     """
 CREATE TABLE queues (
     name TEXT PRIMARY KEY,
@@ -226,7 +228,7 @@ CREATE TABLE queues (
     weight INTEGER NOT NULL DEFAULT 1,
     CONSTRAINT queues_concurrency_positive CHECK (concurrency IS NULL OR concurrency >= 0),
     CONSTRAINT queues_weight_positive CHECK (weight >= 1)
-)""",
+){strict}""",
     """
 CREATE TABLE gates (
     api_origin TEXT NOT NULL,
@@ -247,7 +249,7 @@ CREATE TABLE gates (
         ELSE reason IS NOT NULL AND reason IN (
             'unauthorized', 'payment_required', 'outage', 'wrong_host', 'operator') END),
     CONSTRAINT gates_leaving_known CHECK (leaving IN ('unknown', 'safe', 'unsafe'))
-)""",
+){strict}""",
 )
 
 _INDEXES = (
@@ -380,8 +382,12 @@ def _words(dialect: str) -> dict[str, str]:
 
 def _sqlite_checks() -> str:
     """SQLite keeps times and JSON as text and takes any text: check what people may write."""
+    # The form alone would take February 30, and one such row would break every query that reads it.
+    day = "datetime(substr({name}, 1, 19), '+0 days')"
     times = "".join(
-        f",\n    CONSTRAINT jobs_{name}_is_utc_with_microseconds CHECK ({name} GLOB '{_UTC}')"
+        f",\n    CONSTRAINT jobs_{name}_is_utc_with_microseconds CHECK ({name} IS NULL OR ("
+        f"{name} GLOB '{_UTC}' AND {name} >= '0001' "
+        f"AND coalesce({day.format(name=name)}, '') = substr({name}, 1, 19)))"
         for name in _TIMES["jobs"]
     )
     json = "".join(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sqlalchemy import URL, Engine, create_engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, StoreUnavailable
 from orchestrator.store import sqlite
 
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
@@ -57,3 +62,27 @@ def sync_engine(url: URL, *, now: sqlite.Now = sqlite.system_now) -> Engine:
     if backend == "sqlite":
         sqlite.prepare(engine, now)
     return engine
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Turn what a database out of reach raises in the block into StoreUnavailable.
+
+    A statement that the database refuses raises as it did: asking again would not help.
+    """
+    try:
+        yield
+    except (DBAPIError, PoolTimeout) as error:
+        if not _out_of_reach(error):
+            raise
+        origin = error.orig if isinstance(error, DBAPIError) else None
+        words = str(origin or error).splitlines()[0]
+        raise StoreUnavailable(f"the database cannot be used now: {words}") from error
+
+
+def _out_of_reach(error: DBAPIError | PoolTimeout) -> bool:
+    if isinstance(error, PoolTimeout):
+        return True
+    # SQLite says OperationalError of a faulty statement, too; its code tells them apart.
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return isinstance(error, OperationalError) and code != sqlite3.SQLITE_ERROR

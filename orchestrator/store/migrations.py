@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, text
 
 from orchestrator.errors import ConfigError, NotFound, SchemaMismatch
 from orchestrator.store import sqlite
-from orchestrator.store.engine import sync_engine
+from orchestrator.store.engine import reaching, sync_engine
 
 _POSTGRES_LOCK = 0x6F726368  # "orch": one upgrade at a time on one database
 
@@ -110,15 +110,16 @@ def upgrade(url: URL) -> str:
     """Bring the database to the head revision and return that revision.
 
     Creates a SQLite file where there is none. Runs in one transaction behind a lock, so two
-    callers at once do it once; a crash leaves the old schema.
+    callers at once do it once; a crash leaves the old schema. Raises ConfigError, SchemaMismatch
+    for a newer schema, and StoreUnavailable.
     """
     path = sqlite.path_of(url) if url.get_backend_name() == "sqlite" else None
     if path is not None:
         sqlite.check_place(path)
     engine = sync_engine(url)
     try:
-        connection = engine.connect().execution_options(**{sqlite.WRITE: True})
-        with connection, connection.begin():
+        writing = engine.execution_options(**{sqlite.WRITE: True})
+        with reaching(), writing.begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _POSTGRES_LOCK})
             if compare(connection) is Schema.NEWER:
@@ -142,7 +143,7 @@ def check(url: URL) -> tuple[Schema, str | None]:
     require_file(url)
     engine = sync_engine(url)
     try:
-        with engine.connect() as connection:
+        with reaching(), engine.connect() as connection:
             return compare(connection), revision_of(connection)
     finally:
         engine.dispose()

@@ -8,14 +8,12 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import anyio
 from sqlalchemy import URL, Connection
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.errors import OrchestratorError, StoreUnavailable
+from orchestrator.errors import OrchestratorError
 from orchestrator.store import migrations, sqlite
 from orchestrator.store.commit import GroupCommit, Write
-from orchestrator.store.engine import async_engine
+from orchestrator.store.engine import async_engine, reaching
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -53,11 +51,9 @@ class Store:
         A cancelled caller is let go after the statement, never inside it.
         """
         with anyio.CancelScope(shield=True):
-            try:
+            with reaching():
                 async with self._engine.connect() as connection, connection.begin():
                     result = await connection.run_sync(verb, *args, **kwargs)
-            except (DBAPIError, PoolTimeout) as error:
-                raise _unavailable(error) from error
         return result
 
     async def write(
@@ -78,13 +74,11 @@ class Store:
 
     async def _run_batch(self, writes: Sequence[Write[object]]) -> None:
         """Run the writes in one transaction; a verb's own refusal undoes only that verb."""
-        try:
+        with reaching():
             async with self._engine.connect() as connection:
                 await connection.execution_options(**{sqlite.WRITE: True})
                 async with connection.begin():
                     await connection.run_sync(_run_all, writes)
-        except (DBAPIError, PoolTimeout) as error:
-            raise _unavailable(error) from error
 
 
 def _run_all(connection: Connection, writes: Sequence[Write[object]]) -> None:
@@ -98,15 +92,3 @@ def _run_all(connection: Connection, writes: Sequence[Write[object]]) -> None:
                 entry.result = entry.verb(connection)
         except OrchestratorError as error:
             entry.error = error
-
-
-def _unavailable(error: DBAPIError | PoolTimeout) -> Exception:
-    """Tell a database that is out of reach from a statement that it refuses."""
-    if isinstance(error, OperationalError | PoolTimeout):
-        return StoreUnavailable(f"the database cannot be used now: {_words(error)}")
-    return error
-
-
-def _words(error: DBAPIError | PoolTimeout) -> str:
-    origin = error.orig if isinstance(error, DBAPIError) else None
-    return str(origin or error).splitlines()[0]

@@ -59,6 +59,10 @@ class Collector:
         does not give, for half an hour; an API that is out of reach, for `run_timeout`. A fold that
         saw the whole turn stands in after 5 tries. Never raises for what the server does.
         """
+        if job.session_id is None or job.chat_id is None:
+            # A chat is found by the run that it points at; now that the run is over it never is.
+            trouble = Trouble(TroubleKind.NOT_FOUND, "the run's chat is not known")
+            return harvest(None, trouble, folded)
         retrying = AsyncRetrying(
             retry=retry_if_result(lambda ask: not ask.good),
             wait=self._wait,
@@ -71,14 +75,11 @@ class Collector:
             sleep=self._tools.clock.sleep,
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
-        ask: _Ask = await retrying(self._ask, job, folded)
+        ask: _Ask = await retrying(self._ask, job.session_id, job.chat_id, folded)
         return harvest(ask.chat, ask.trouble, folded)
 
-    async def _ask(self, job: Job, folded: Folded) -> _Ask:
-        if job.session_id is None or job.chat_id is None:
-            trouble = Trouble(TroubleKind.NOT_FOUND, "the run's chat is not known")
-            return _Ask(None, trouble, good=False)
-        answer = await self._tools.client.session_chat(job.session_id, job.chat_id)
+    async def _ask(self, session_id: str, chat_id: str, folded: Folded) -> _Ask:
+        answer = await self._tools.client.session_chat(session_id, chat_id)
         if isinstance(answer, Trouble):
             return _Ask(None, answer, good=False, retry_after=answer.retry_after)
         stored = ours(answer.messages, folded.message_id)

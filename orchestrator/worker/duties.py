@@ -38,6 +38,8 @@ class Duties:
         self._rescuer = rescuer
         self._holdings = holdings
         self._room = room
+        self.gate_tended = False
+        """True once the gate was looked at, and probed if it was closed."""
         self._stopped = False
         self._scopes: list[anyio.CancelScope] = []
 
@@ -49,13 +51,11 @@ class Duties:
 
     async def tend_gate(self) -> None:
         """Probe a closed gate when a probe is due, and once at the start."""
-        at_start = True
 
         async def tend() -> None:
-            nonlocal at_start
             if self._heartbeat.may_act:
-                await self._gate.tend(self._send_canary, at_start=at_start)
-                at_start = False
+                await self._gate.tend(self._send_canary, at_start=not self.gate_tended)
+                self.gate_tended = True
 
         await self._repeat(tend, min(1.0, self._tools.settings.worker.poll_interval))
 
@@ -82,8 +82,11 @@ class Duties:
         """Rescue what dead workers left; adoption is not bounded by `concurrency`."""
         if not self._heartbeat.may_act or self._stopped:
             return
-        for job in await self._rescuer.rescue():
+        adopted, mended = await self._rescuer.rescue()
+        for job in adopted:
             self._holdings.follow(job)
+        for job in mended:
+            self._holdings.tally.count(job)
 
     async def sweep(self) -> None:
         """Settle what needs no run: cancelled, expired, due to be sent again."""
@@ -91,6 +94,7 @@ class Duties:
         if await store.read(claim.anything_to_sweep):
             for verb in (people.sweep_cancelled, claim.expire, people.due_resubmits):
                 for job in await store.write(verb):
+                    self._holdings.tally.count(job)
                     self._tools.log.info("job.swept", job_id=job.id, state=job.state.value)
         for job_id in await store.read(crew.cancellations, self._tools.who.worker_id):
             follower = self._holdings.live.get(job_id)

@@ -29,7 +29,7 @@ async def find_chat(tools: Tools, job: Job) -> SessionChat:
     """
     retrying = AsyncRetrying(
         retry=retry_if_result(lambda chat: chat is None),
-        wait=Backoff(first=2.0, most=60.0, rand=tools.rand),
+        wait=Backoff(first=0.5, most=30.0, rand=tools.rand),
         stop=stop_never,
         sleep=tools.clock.sleep,
     )

@@ -37,6 +37,15 @@ class Gatekeeper:
         self._probe_wait = Backoff(first=PROBE_FIRST_S, most=PROBE_MOST_S, rand=tools.rand)
         self._payment_wait = Backoff(first=PAYMENT_FIRST_S, most=PAYMENT_MOST_S, rand=tools.rand)
 
+    @property
+    def cautious(self) -> bool:
+        """True after an answer that was lost or a connection that failed, until a run is accepted.
+
+        Then one submission at a time goes out: an outage that begins must not put more jobs in
+        doubt than were on their way.
+        """
+        return self._ambiguous > 0 or self._unreached > 0
+
     async def read(self) -> Gate:
         """Return the gate as it stands. Raises StoreUnavailable."""
         return await self._tools.store.read(verbs.read, self._tools.who)
@@ -93,8 +102,7 @@ class Gatekeeper:
             words = f"{gate.api_origin} refuses the key: {trouble.error}"
             await self._close(Reason.UNAUTHORIZED, words, wait_s)
             return
-        detail = None if gate.reason is None else trouble.error
-        await self._end_probe(gate, wait_s, detail)
+        await self._end_probe(gate, wait_s, None if gate.reason is None else _words(gate, trouble))
 
     async def _try_canary(
         self, gate: Gate, canary: Canary, wait: Backoff, *, opens_without: bool
@@ -132,3 +140,9 @@ class Gatekeeper:
     async def _write(self, verb: Callable[..., bool | None]) -> bool:
         result = await self._tools.store.write(partial(verb, who=self._tools.who))
         return bool(result)
+
+
+def _words(gate: Gate, trouble: Trouble) -> str:
+    """What a probe met, with the origin: a page of some proxy does not say where it came from."""
+    status = f"HTTP {trouble.status}: " if trouble.status is not None else ""
+    return f"{gate.api_origin}: {status}{trouble.error}"

@@ -22,8 +22,8 @@ class Rescuer:
         self._heartbeat = heartbeat
         self._identity = identity
 
-    async def rescue(self) -> list[Job]:
-        """Mend what dead workers left, and return the runs that this worker adopted.
+    async def rescue(self) -> tuple[list[Job], list[Job]]:
+        """Mend what dead workers left; return the runs that this worker adopted, and the mended.
 
         Idempotent: every write names lease and state, so two rescuers share the work.
         """
@@ -36,7 +36,7 @@ class Rescuer:
             tools.log.warning("job.rescued", job_id=job.id, state=job.state.value, error=job.error)
         for job in adopted:
             tools.log.info("run.adopted", job_id=job.id, run_id=job.run_id)
-        return adopted
+        return adopted, mended
 
     def _is_dead(self, peer: Peer) -> bool:
         if peer.identity.worker_id == self._identity.worker_id:

@@ -147,7 +147,7 @@ class Worker:
                     await duties.adopt()
                     adopted = True
                 claimed = await self._claim()
-                ended = None if claimed else await self._nothing_to_do()
+                ended = None if claimed else await self._nothing_to_do(duties)
                 failures = 0
             except StoreUnavailable as error:
                 failures += 1
@@ -176,8 +176,9 @@ class Worker:
     def _room(self) -> int:
         """How many jobs may be claimed now."""
         settings, holdings = self._tools.settings, self.holdings
+        at_once = 1 if self._gate.cautious else settings.submit.concurrency
         room = min(
-            settings.submit.concurrency - len(holdings.submitting),
+            at_once - len(holdings.submitting),
             settings.worker.concurrency - len(holdings),
         )
         if self._max_jobs is not None:
@@ -196,7 +197,7 @@ class Worker:
             self.holdings.start(job)
         return len(claimed)
 
-    async def _nothing_to_do(self) -> Ended | None:
+    async def _nothing_to_do(self, duties: Duties) -> Ended | None:
         """Say why to stop, or None: with `once`, or after `max_jobs`, a worker ends by itself."""
         if len(self.holdings):
             return None
@@ -208,8 +209,8 @@ class Worker:
         if await self._tools.store.read(claim.count_due, names) == 0:
             return Ended.NOTHING_DUE
         gate = await self._gate.read()
-        if gate.closed_at is None:
-            return None
+        if gate.closed_at is None or not duties.gate_tended:
+            return None  # what closed it long ago may be mended: the probe at the start tells
         shut_s = await self._tools.store.read(crew.seconds_since, gate.closed_at)
         return Ended.GATE_SHUT if shut_s > GATE_SHUT_TOO_LONG_S else None
 

@@ -54,8 +54,11 @@ def keep_late_answer(
 
     The answer is appended to the events whatever the job has become, and repairs a job that is
     still in doubt about the same attempt: it is `running` then, without a worker, for anyone to
-    adopt. Returns the repaired job, or None.
+    adopt. Returns the repaired job, or None (also for a job whose row is gone).
     """
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    if row is None:
+        return None
     detail = {**outcome.columns, "http_status": outcome.http_status}
     append(
         connection,
@@ -65,9 +68,8 @@ def keep_late_answer(
         worker_id=by,
         detail=detail,
     )
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
-    job = Job.from_row(row) if row is not None else None
-    if job is None or job.state is not State.IN_DOUBT or job.attempt != attempt:
+    job = Job.from_row(row)
+    if job.state is not State.IN_DOUBT or job.attempt != attempt:
         return None
     repaired = outcomes.apply(connection, Grip.of(job), outcome, seize=True, by=by)
     return write(connection, Grip.of(repaired), {"worker_id": None})

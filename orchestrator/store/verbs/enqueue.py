@@ -47,6 +47,22 @@ _CONTENT = (
 )
 """What makes a request: two jobs of one key with another of these are not the same job."""
 
+_WISHES = (
+    "queue",
+    "priority",
+    "batch",
+    "tags",
+    "metadata",
+    "scheduled_at",
+    "expires_at",
+    "max_attempts",
+    "retry_on",
+    "on_in_doubt",
+    "run_timeout",
+    "stall_timeout",
+)
+"""What else a caller says of a job."""
+
 _STARTING = {
     "queue": "default",
     "max_attempts": 1,
@@ -83,13 +99,15 @@ def enqueue_many(
         key = row.get("unique_key")
         if key is None:
             fresh.append(index)
-        elif key in existing:
-            done[index] = _meet(connection, existing[key], row, on_conflict)
         elif key in seen:
-            _require_same(rows[seen[key]], row, 0, on_conflict)
+            held = existing.get(key)
+            _require_same(rows[seen[key]], row, held.id if held else 0, on_conflict)
         else:
             seen[key] = index
-            fresh.append(index)
+            if key in existing:
+                done[index] = _meet(connection, existing[key], row, on_conflict)
+            else:
+                fresh.append(index)
     ids = _insert(connection, [rows[index] for index in fresh]) if fresh else []
     for index, job_id in zip(fresh, ids, strict=True):
         done[index] = Enqueued(job_id, created=True)
@@ -132,10 +150,10 @@ def _meet(
                 job.id,
                 f"it is {job.state.value} and only a queued job that was never sent is replaced",
             )
-        replaced = {name: row.get(name, _STARTING.get(name)) for name in _CONTENT}
         values = {
-            **replaced,
-            **row,
+            **{name: row.get(name, _STARTING.get(name)) for name in (*_CONTENT, *_WISHES)},
+            **dict.fromkeys(("error", "http_status", "cancel_requested_at")),
+            "deferrals": 0,
             "available_at": row.get("scheduled_at") or db_now(),
         }
         write(connection, Grip.of(job), values, event="job.replaced", seize=True)

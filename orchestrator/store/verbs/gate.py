@@ -137,6 +137,19 @@ def open_gate(connection: Connection, who: Claimant, *, by_person: bool = False)
     )
 
 
+def close_by_person(connection: Connection, who: Claimant, detail: str | None) -> None:
+    """Close the gate until a person opens it, whatever it was closed for before."""
+    open_gate(connection, who, by_person=True)
+    close(connection, who, Reason.OPERATOR, detail or "closed by hand", probe_s=None)
+
+
+def set_leaving(connection: Connection, api_origin: str, leaving: str) -> None:
+    """Write down what a trial showed of leaving a stream at an origin: `safe` or `unsafe`."""
+    connection.execute(
+        update(gates).where(gates.c.api_origin == api_origin).values(leaving=leaving)
+    )
+
+
 def begin_probe(connection: Connection, who: Claimant, *, for_s: float, now: bool = False) -> bool:
     """Take the right to probe for `for_s` seconds, if a probe is due and nobody else has it.
 

@@ -8,9 +8,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Text, and_, cast, func, select, text, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Text,
+    and_,
+    cast,
+    func,
+    or_,
+    select,
+    text,
+    true,
+)
 
 from orchestrator.job import Event, Job, Message
+from orchestrator.states import SETTLED, State
 from orchestrator.store.schema import attempts, job_events, jobs, messages, queues
 from orchestrator.store.verbs.people import load
 
@@ -23,6 +36,8 @@ __all__ = [
     "known_chats",
     "load",
     "messages_of",
+    "moving",
+    "not_completed",
     "page",
     "previous_attempts",
     "queue_rows",
@@ -100,6 +115,39 @@ def count(connection: Connection, wanted: Filter) -> int:
     """Count the jobs that match."""
     statement = select(func.count()).select_from(jobs).where(wanted.condition())
     return int(connection.execute(statement).scalar_one())
+
+
+_AT_A_TIME = 10_000
+"""Ids a statement: SQLite takes at most 32,766 bound values."""
+
+
+def moving(connection: Connection, job_ids: Sequence[int]) -> list[int]:
+    """Return which of the jobs are not at rest: something still happens to them by itself."""
+    found: list[int] = []
+    for start in range(0, len(job_ids), _AT_A_TIME):
+        statement = select(jobs.c.id).where(
+            jobs.c.id.in_(job_ids[start : start + _AT_A_TIME]),
+            jobs.c.state.not_in([state.value for state in SETTLED]),
+            or_(jobs.c.state != State.IN_DOUBT.value, jobs.c.resubmit_at.is_not(None)),
+        )
+        found.extend(connection.execute(statement.order_by(jobs.c.id)).scalars())
+    return found
+
+
+def not_completed(connection: Connection, job_ids: Sequence[int]) -> list[Job]:
+    """Return those of the jobs that are not `completed`, in order of id."""
+    found: list[Job] = []
+    for start in range(0, len(job_ids), _AT_A_TIME):
+        statement = (
+            select(jobs)
+            .where(
+                jobs.c.id.in_(job_ids[start : start + _AT_A_TIME]),
+                jobs.c.state != State.COMPLETED.value,
+            )
+            .order_by(jobs.c.id)
+        )
+        found.extend(Job.from_row(row) for row in connection.execute(statement).mappings())
+    return found
 
 
 def counts(connection: Connection, wanted: Filter) -> dict[tuple[str, str | None], int]:

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.errors import LeaseLost
+from orchestrator.job import Job
+from orchestrator.store.verbs import attempt, crew, guarded
+from orchestrator.store.verbs.attempt import SAFE_AFTER_BREAKS, Segment
+from orchestrator.store.verbs.guarded import Grip
+
+from .desk import DONE, ORIGIN, Desk
+
+
+def checkpoint(desk: Desk, job: Job, first: int, *chunks: object) -> None:
+    desk.write(
+        attempt.checkpoint, Grip.of(job), Segment(first, chunks), followed_s=3.0, quiet_s=1.0
+    )
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+
+def test_checkpoints_come_back_in_order_and_whole(desk: Desk) -> None:
+    job = desk.running()
+    nasty = {"type": "text-delta", "delta": "\x00\ud800\u2028"}
+    checkpoint(desk, job, 2, {"n": 2})
+    checkpoint(desk, job, 0, {"n": 0}, nasty)
+    assert desk.read(attempt.segments, job.id, 1) == [
+        Segment(0, [{"n": 0}, nasty]),
+        Segment(2, [{"n": 2}]),
+    ]
+    saved = desk.get(job.id)
+    assert (saved.followed_s, saved.quiet_s) == (3.0, 1.0)
+
+
+def test_what_lies_behind_a_gap_is_not_given(desk: Desk) -> None:
+    job = desk.running()
+    checkpoint(desk, job, 0, "a")
+    checkpoint(desk, job, 2, "c")
+    assert desk.read(attempt.segments, job.id, 1) == [Segment(0, ["a"])]
+    checkpoint(desk, job, 1, "b")
+    assert desk.read(attempt.segments, job.id, 1, 1) == [Segment(1, ["b"]), Segment(2, ["c"])]
+
+
+def test_a_lost_lease_saves_no_chunk(desk: Desk) -> None:
+    job = desk.running()
+    desk.write(guarded.write, Grip.of(job), {}, seize=True)
+    with pytest.raises(LeaseLost):
+        checkpoint(desk, job, 0, "late")
+    assert desk.read(attempt.segments, job.id, 1) == []
+
+
+def test_a_segment_is_saved_once(desk: Desk) -> None:
+    job = desk.running()
+    checkpoint(desk, job, 0, "a")
+    with pytest.raises(IntegrityError):
+        checkpoint(desk, job, 0, "another")
+    assert desk.read(attempt.segments, job.id, 1) == [Segment(0, ["a"])]
+
+
+# --- places -----------------------------------------------------------------------------------
+
+
+def test_places_are_counted_in_the_whole_database(desk: Desk) -> None:
+    one, two = desk.running(), desk.running()
+    assert desk.write(attempt.open_stream, Grip.of(one), at_most=1)
+    assert desk.write(attempt.open_stream, Grip.of(one), at_most=1), "its own place does not count"
+    assert not desk.write(attempt.open_stream, Grip.of(two), at_most=1)
+    assert desk.get(two.id).stream_opened_at is None
+    assert desk.write(attempt.open_stream, Grip.of(two), at_most=None)
+    desk.write(attempt.close_stream, Grip.of(one), left=False)
+    assert desk.get(one.id).stream_left_at is None
+    assert not desk.write(attempt.open_stream, Grip.of(one), at_most=1)
+
+
+def test_a_place_is_free_again_when_its_job_settles(desk: Desk) -> None:
+    one, two = desk.running(), desk.running()
+    desk.write(attempt.open_stream, Grip.of(one), at_most=1)
+    desk.apply(one, DONE)
+    assert desk.write(attempt.open_stream, Grip.of(two), at_most=1)
+
+
+def test_a_lost_lease_opens_no_stream(desk: Desk) -> None:
+    job = desk.running()
+    desk.write(guarded.write, Grip.of(job), {}, seize=True)
+    with pytest.raises(LeaseLost):
+        desk.write(attempt.open_stream, Grip.of(job), at_most=None)
+
+
+# --- leaving ----------------------------------------------------------------------------------
+
+
+def leave(desk: Desk, *, survived: bool) -> str:
+    job = desk.running()
+    desk.write(attempt.open_stream, Grip.of(job), at_most=None)
+    desk.write(attempt.close_stream, Grip.of(job), left=True)
+    assert desk.get(job.id).stream_left_at is not None
+    desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=survived, by="w1")
+    assert desk.get(job.id).stream_left_at is None
+    return desk.read(attempt.leaving, ORIGIN)
+
+
+def test_leaving_is_unknown_then_safe_after_enough_breaks(desk: Desk) -> None:
+    desk.start()
+    assert desk.read(attempt.leaving, ORIGIN) == "unknown"
+    learnt = [leave(desk, survived=True) for _ in range(SAFE_AFTER_BREAKS)]
+    assert learnt == ["unknown"] * (SAFE_AFTER_BREAKS - 1) + ["safe"]
+
+
+def test_one_cancelled_run_makes_leaving_unsafe_for_good(desk: Desk) -> None:
+    desk.start()
+    for _ in range(SAFE_AFTER_BREAKS):
+        leave(desk, survived=True)
+    assert leave(desk, survived=False) == "unsafe"
+    assert [leave(desk, survived=True) for _ in range(SAFE_AFTER_BREAKS)][-1] == "unsafe"
+
+
+def test_a_break_is_counted_once(desk: Desk) -> None:
+    desk.start()
+    job = desk.running()
+    desk.write(attempt.open_stream, Grip.of(job), at_most=None)
+    desk.write(attempt.close_stream, Grip.of(job), left=True)
+    desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=True, by="w1")
+    with pytest.raises(LeaseLost):
+        desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=True, by="w1")
+    assert desk.rows("SELECT breaks_survived AS n FROM gates") == [{"n": 1}]
+
+
+def test_what_is_learnt_holds_for_all_keys_of_an_origin(desk: Desk) -> None:
+    desk.start("w1")
+    desk.start("w2", key="k2")
+    leave(desk, survived=False)
+    assert desk.rows("SELECT DISTINCT leaving FROM gates") == [{"leaving": "unsafe"}]
+    assert desk.read(attempt.leaving, "https://elsewhere.example") == "unknown"
+    desk.write(crew.ensure_gate, desk.start("w3", key="k3"))
+    assert desk.read(attempt.leaving, ORIGIN) == "unsafe"

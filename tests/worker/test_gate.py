@@ -1,0 +1,247 @@
+"""The gate: faults of the whole API pause the work, harm no job, and are over by themselves."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import anyio
+import pytest
+from structlog.testing import capture_logs
+
+from orchestrator.config import fingerprint
+from orchestrator.store.verbs import gate as gate_verbs
+from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.gate import Reason
+from orchestrator.testing import Fault, Kind
+from orchestrator.worker import gate, worker
+
+from .harness import Bench, eventually
+
+PROMPTS = [f'{number} [text="Answer {number}."]' for number in range(20)]
+IN_FLIGHT = 8 + 2
+"""What a fault can hit before the gate closes: the submissions under way at once, by default, and
+the two that may follow the first ambiguous answers."""
+
+
+async def shut(bench: Bench, reason: str) -> None:
+    """Wait until the gate is closed for a reason and has been probed in vain some times."""
+    await bench.until_gate(lambda row: row["reason"] == reason and row["probes"] >= 3)
+
+
+async def assert_all_completed(bench: Bench, job_ids: list[int], *, in_doubt: int = 0) -> None:
+    """Check that each job completed with one run of its prompt, save for a few in doubt."""
+    jobs = [await bench.job(job_id) for job_id in job_ids]
+    doubtful = [job for job in jobs if job.state == "in_doubt"]
+    assert len(doubtful) <= in_doubt
+    for job in jobs:
+        if job not in doubtful:
+            assert (job.state, job.error_kind) == ("completed", None)
+            assert bench.server.stats.runs_by_prompt[job.prompt or ""] == 1
+
+
+async def all_at_rest(bench: Bench, job_ids: list[int]) -> None:
+    """Wait until every job is settled or in doubt."""
+    for job_id in job_ids:
+        await bench.until(job_id, lambda job: job.state.settled or job.state == "in_doubt")
+
+
+def posts_since(bench: Bench, before: int) -> int:
+    return bench.all_posts() - before
+
+
+async def test_a_single_401_is_taken_for_a_fault_of_the_server(bench: Bench) -> None:
+    bench.server.faults.add("unauthorized", route="start", times=1)
+    job_ids = await bench.enqueue(*PROMPTS[:3])
+    with capture_logs() as logs:
+        async with bench.working(bench.settings(submit={"concurrency": 1})):
+            await bench.until_gate(lambda row: row["suspected_at"] is not None)
+            await bench.until_gate(lambda row: row["suspected_at"] is None)
+            await bench.hurry()
+            await bench.until_settled(*job_ids)
+    await assert_all_completed(bench, job_ids)
+    assert "gate.closed" not in [entry["event"] for entry in logs]
+    assert bench.all_posts() == len(job_ids) + 1
+
+
+async def test_a_wrong_key_closes_the_gate_until_it_is_given_back(bench: Bench) -> None:
+    bench.server.keys.revoke(bench.server.key)
+    job_ids = await bench.enqueue(*PROMPTS)
+    async with bench.working():
+        await shut(bench, "unauthorized")
+        posts = bench.all_posts()
+        assert posts <= IN_FLIGHT
+        probes = (await bench.gate())["probes"]
+        await bench.until_gate(lambda row: row["probes"] >= probes + 2)
+        assert posts_since(bench, posts) == 0, "a wrong key is probed without a POST"
+        rows = await bench.sql("SELECT DISTINCT state FROM jobs")
+        assert rows == [{"state": "queued"}]
+        assert bench.server.key not in str(await bench.gate())
+        bench.server.keys.allow(bench.server.key)
+        await bench.until_gate(lambda row: row["closed_at"] is None)
+        await bench.hurry()
+        await bench.until_settled(*job_ids)
+    await assert_all_completed(bench, job_ids)
+    assert (await bench.gate())["reason"] is None
+
+
+async def test_no_credits_are_tried_by_one_canary_at_a_time(bench: Bench) -> None:
+    bench.server.faults.add("payment-required", route="start")
+    job_ids = await bench.enqueue(*PROMPTS)
+    async with bench.working():
+        await bench.until_gate(lambda row: row["reason"] == "payment_required")
+        await all_answered(bench)
+        posts, probes = bench.all_posts(), (await bench.gate())["probes"]
+        assert posts <= IN_FLIGHT + probes + 1
+        await bench.hurry()
+        row = await bench.until_gate(lambda row: row["probes"] >= probes + 2)
+        assert posts_since(bench, posts) <= row["probes"] - probes + 1
+        assert "insufficient_credits" in row["detail"]
+        bench.server.faults.clear()
+        await bench.until_gate(lambda row: row["closed_at"] is None)
+        await bench.hurry()
+        await bench.until_settled(*job_ids)
+    await assert_all_completed(bench, job_ids)
+
+
+async def all_answered(bench: Bench) -> None:
+    """Wait until no submission is under way."""
+
+    async def none() -> bool:
+        return not await bench.sql("SELECT id FROM jobs WHERE state = 'submitting'")
+
+    await eventually(none, lambda: "an answer to each submission")
+
+
+@pytest.mark.parametrize("preset", ["redirect", "proxy-404"])
+async def test_a_wrong_host_closes_the_gate_and_names_itself(bench: Bench, preset: str) -> None:
+    bench.server.faults.add(preset, route="*")
+    job_ids = await bench.enqueue(*PROMPTS)
+    async with bench.working():
+        await shut(bench, "wrong_host")
+        assert bench.all_posts() <= IN_FLIGHT
+        assert bench.server.url in (await bench.gate())["detail"]
+        rows = await bench.sql("SELECT DISTINCT state, error_kind FROM jobs")
+        assert rows == [{"state": "queued", "error_kind": None}]
+        bench.server.faults.clear()
+        await bench.until_gate(lambda row: row["closed_at"] is None)
+        await bench.hurry()
+        await bench.until_settled(*job_ids)
+    await assert_all_completed(bench, job_ids)
+
+
+async def test_refused_connections_cost_nothing_but_time(bench: Bench) -> None:
+    await bench.server.refuse()
+    job_ids = await bench.enqueue(*PROMPTS)
+    async with bench.working():
+        await shut(bench, "outage")
+        assert bench.all_posts() == 0
+        await bench.server.accept()
+        await bench.until_gate(lambda row: row["closed_at"] is None)
+        await bench.hurry()
+        await bench.until_settled(*job_ids)
+    await assert_all_completed(bench, job_ids)
+    assert bench.all_posts() == len(job_ids)
+
+
+async def test_an_outage_of_every_route_leaves_a_handful_in_doubt(bench: Bench) -> None:
+    bench.server.faults.add("proxy-502", route="*")
+    job_ids = await bench.enqueue(*PROMPTS)
+    async with bench.working():
+        await shut(bench, "outage")
+        assert bench.all_posts() <= IN_FLIGHT
+        bench.server.faults.clear()
+        await bench.until_gate(lambda row: row["closed_at"] is None)
+        await bench.hurry()
+        await all_at_rest(bench, job_ids)
+    await assert_all_completed(bench, job_ids, in_doubt=IN_FLIGHT)
+
+
+async def test_where_only_submissions_fail_canaries_are_few(bench: Bench) -> None:
+    bench.server.faults.add("proxy-502", route="start")
+    job_ids = await bench.enqueue(*PROMPTS)
+    async with bench.working():
+        row = await bench.until_gate(lambda row: row["probes"] >= 2)
+        assert row["reason"] == "outage"
+        assert bench.all_posts() <= IN_FLIGHT + row["probes"] + 1
+        bench.server.faults.clear()
+        await bench.until_gate(lambda row: row["closed_at"] is None)
+        await bench.hurry()
+        await all_at_rest(bench, job_ids)
+    await assert_all_completed(bench, job_ids, in_doubt=IN_FLIGHT + 4)
+    assert all(bench.posts(prompt) == 1 for prompt in PROMPTS)
+
+
+async def test_an_outage_amid_many_jobs_fails_none(bench: Bench) -> None:
+    prompts = [f'{number} [text="ok" tail=0.3]' for number in range(60)]
+    job_ids = await bench.enqueue(*prompts)
+    async with bench.working():
+        await bench.until_settled(job_ids[5])
+        bench.server.faults.add("proxy-502", route="*")
+        await shut(bench, "outage")
+        bench.server.faults.clear()
+        await bench.until_gate(lambda row: row["closed_at"] is None)
+        await bench.hurry()
+        await all_at_rest(bench, job_ids)
+    await assert_all_completed(bench, job_ids, in_doubt=2 * IN_FLIGHT)
+    assert all(bench.posts(prompt) == 1 for prompt in prompts)
+
+
+async def test_live_runs_outlast_a_key_that_is_taken_away(bench: Bench) -> None:
+    (job_id,) = await bench.enqueue('[text="Still here." tail=0.3]')
+    async with bench.working():
+        await bench.until_state(job_id, "running")
+        bench.server.keys.revoke(bench.server.key)
+        await shut(bench, "unauthorized")
+        assert (await bench.job(job_id)).state == "running"
+        bench.server.keys.allow(bench.server.key)
+        await bench.until_settled(job_id)
+    await bench.assert_completed(job_id, "Still here.")
+
+
+async def test_once_gives_up_at_a_gate_that_stays_closed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "GATE_SHUT_TOO_LONG_S", 0.3)
+    bench.server.keys.revoke(bench.server.key)
+    job_ids = await bench.enqueue(*PROMPTS[:2])
+    assert await bench.once() == 75
+    assert {(await bench.job(job_id)).state for job_id in job_ids} == {"queued"}
+    bench.server.keys.allow(bench.server.key)
+    await bench.hurry()
+    assert await bench.once() == 0, "a worker probes at its start"
+    await assert_all_completed(bench, job_ids)
+
+
+async def test_only_the_operator_opens_what_the_operator_closed(bench: Bench) -> None:
+    who = Claimant("nobody", bench.server.url, fingerprint(bench.server.key))
+    (first,) = await bench.enqueue('[text="One." tail=0.5]')
+    async with bench.working():
+        await bench.until_state(first, "running")
+        close = partial(
+            gate_verbs.close, who=who, reason=Reason.OPERATOR, detail="a pause", probe_s=None
+        )
+        assert await bench.store.write(close)
+        (second,) = await bench.enqueue(PROMPTS[0])
+        await bench.until_settled(first)
+        assert bench.all_posts() == 1
+        requests = len(bench.server.stats.requests("status"))
+        with anyio.move_on_after(0.3):
+            await bench.until_state(second, "submitting", "running", "completed")
+        assert (await bench.job(second)).state == "queued"
+        assert len(bench.server.stats.requests("status")) == requests, "nobody probes"
+        opened = partial(gate_verbs.open_gate, who=who, by_person=True)
+        assert await bench.store.write(opened)
+        await bench.until_settled(second)
+    await bench.assert_completed(first, "One.")
+    await assert_all_completed(bench, [second])
+
+
+async def test_ambiguous_answers_with_a_202_between_them_close_nothing(bench: Bench) -> None:
+    prompts = [f"{number} {'lost' if number % 3 else 'fine'}" for number in range(9)]
+    bench.server.faults.add(Fault(kind=Kind.RESET, route="start", when="after", prompt="lost"))
+    job_ids = await bench.enqueue(*prompts)
+    with capture_logs() as logs:
+        assert await bench.once(bench.settings(submit={"concurrency": 1})) == 3
+    assert "gate.closed" not in [entry["event"] for entry in logs]
+    await assert_all_completed(bench, job_ids, in_doubt=6)
+    assert gate.AMBIGUOUS_IN_A_ROW == 3

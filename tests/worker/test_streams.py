@@ -1,0 +1,274 @@
+"""Following by stream: cuts, drops, made-up chunks, foreign runs, and readers that leave."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from orchestrator.job import Job
+from orchestrator.testing import DevServer, Fault, Kind
+from orchestrator.worker import leaving
+
+from .harness import Bench, canonical, eventually
+
+TOOLS = '[steps=3 tools=2 tool_time=0.4 delay=0.008 tokens=20 reasoning tail=0.8]'
+"""A run of some two seconds, much of them in the middle of tool calls; the tail after its `finish`
+leaves a reader that is cut often the time to catch up."""
+
+STREAM = {"follow": {"mode": "stream"}}
+
+
+async def streamed(bench: Bench, *prompts: str, mode: str = "stream") -> list[Job]:
+    """Run the prompts at once, and return their settled jobs."""
+    job_ids = await bench.enqueue(*prompts)
+    await bench.once(bench.settings(follow={"mode": mode}))
+    return [await bench.job(job_id) for job_id in job_ids]
+
+
+def assert_resumed_in_step(server: DevServer, run_id: str | None) -> list[int]:
+    """Check that no response began behind what had been received, and return the indexes."""
+    received, starts = 0, []
+    for call in server.stats.requests("stream"):
+        if call.run_id != run_id or call.status not in (200, None):  # None: it was broken off
+            continue
+        start = int(call.start_index or 0)
+        assert start <= received, f"asked for {start} when {received} chunks had come"
+        assert not starts or start >= starts[-1], "went back"
+        received = max(received, start + call.sent)
+        starts.append(start)
+    return starts
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Fault(kind=Kind.CUT, route="stream", after=0.5), id="every-half-second"),
+        pytest.param(Fault(kind=Kind.CUT, route="stream", after=0.15), id="more-often"),
+        pytest.param(Fault(kind=Kind.CUT, route="stream", chunks=5), id="every-five-chunks"),
+        pytest.param(Fault(kind=Kind.DROP, route="stream", chunks=9, times=6), id="drops"),
+    ],
+)
+async def test_cuts_in_the_middle_of_tool_calls_leave_the_exact_message(
+    bench: Bench, fault: Fault
+) -> None:
+    # The stored message is kept from us, so that what is compared is the fold.
+    bench.server.faults.add("missing-step")
+    bench.server.faults.add(fault)
+    prompts = [
+        f"plain {TOOLS}",
+        f'refused {TOOLS.replace("]", " tool_error=Cancelled]")}',
+        f'empty {TOOLS.replace("]", " input={} output=null]")}',
+    ]
+    for job in await streamed(bench, *prompts):
+        assert (job.state, job.error_kind) == ("completed", None)
+        await bench.assert_kept(job, source="stream")
+        assert len(assert_resumed_in_step(bench.server, job.run_id)) >= 2
+
+
+async def test_an_undisturbed_stream_is_opened_once(bench: Bench) -> None:
+    (job,) = await streamed(bench, TOOLS)
+    await bench.assert_kept(job)
+    assert bench.starts(job.run_id) == [0]
+    assert "collect.difference" not in await bench.events(job.id)
+
+
+async def test_a_stream_is_read_beyond_finish(bench: Bench) -> None:
+    (job,) = await streamed(bench, '[text="Done." commit commit_time=0.4]')
+    (call,) = [call for call in bench.server.stats.requests("stream") if call.run_id == job.run_id]
+    run = bench.server.runs.get(job.run_id or "")
+    assert run is not None
+    assert call.sent == len(run.chunks), "both data-commit chunks were read"
+    assert "left" not in call.faults
+
+
+@pytest.mark.parametrize("kind", [Kind.CUT, Kind.DROP])
+async def test_a_response_that_ends_inside_a_chunk_or_before_the_first(
+    bench: Bench, kind: Kind
+) -> None:
+    bench.server.faults.add(Fault(kind=kind, route="stream", chunks=0, times=2))
+    bench.server.faults.add("missing-step")
+    (job,) = await streamed(bench, '[steps=2 tool_time=1.6 text="Done." delay=0.01]')
+    assert job.state == "completed"
+    await bench.assert_kept(job, source="stream")
+    assert bench.starts(job.run_id)[:3] == [0, 0, 0]
+
+
+async def test_a_lone_finish_ends_nothing(bench: Bench) -> None:
+    bench.server.faults.add("missing-step")
+    bench.server.faults.add("cut", chunks=4, times=1)
+    bench.server.faults.add("no-stream", skip=1, times=2)
+    bench.server.faults.add("lone-finish", times=2)
+    (job,) = await streamed(bench, '[steps=2 tool_time=1.6 text="Done." delay=0.02]')
+    assert (job.state, job.result_text) == ("completed", "Done.")
+    await bench.assert_kept(job, source="stream")
+    assert bench.starts(job.run_id)[:4] == [0, 4, 4, 4]
+
+
+async def test_204_while_the_run_goes_on_is_asked_again(bench: Bench) -> None:
+    bench.server.faults.add("no-stream", times=2)
+    bench.server.faults.add("missing-step")
+    (job,) = await streamed(bench, '[steps=2 tool_time=1.6 text="Done." delay=0.02]')
+    assert job.state == "completed"
+    await bench.assert_kept(job, source="stream")
+    assert bench.starts(job.run_id) == [0, 0, 0]
+
+
+async def test_the_chunks_of_another_run_are_never_mixed_in(bench: Bench) -> None:
+    bench.server.faults.add(Fault(kind=Kind.OTHER_RUN, route="stream"))
+    (job,) = await streamed(bench, '[steps=2 tool_time=0.3 text="Done."]')
+    assert (job.state, job.result_text) == ("completed", "Done.")
+    await bench.assert_kept(job)
+    assert await bench.sql("SELECT * FROM stream_checkpoints") == []
+
+
+async def test_a_stream_without_its_tail_index_is_followed_all_the_same(bench: Bench) -> None:
+    bench.server.faults.add(Fault(kind=Kind.NO_TAIL, route="stream"))
+    bench.server.faults.add("missing-step")
+    (job,) = await streamed(bench, '[steps=2 tool_time=0.3 text="Done."]')
+    await bench.assert_kept(job, source="stream")
+
+
+# --- readers that leave -------------------------------------------------------------------------
+
+
+async def leaving_of(bench: Bench) -> str:
+    return str((await bench.gate())["leaving"])
+
+
+@pytest.mark.parametrize("mode", ["stream", "auto"])
+async def test_a_run_cancelled_by_our_break_says_so_and_the_origin_is_unsafe(
+    bench: Bench, mode: str
+) -> None:
+    bench.server.faults.add("cancel-on-leave")
+    bench.server.faults.add("drop", chunks=5, prompt="broken")
+    (job,) = await streamed(bench, "broken [steps=2 tool_time=5]", mode=mode)
+    assert (job.state, job.error_kind) == ("failed", "cancelled_by_disconnect")
+    assert job.run_status == "cancelled"
+    assert bench.server.stats.stops == []
+    assert await leaving_of(bench) == "unsafe"
+    opened = len(bench.server.stats.requests("stream"))
+    (after,) = await streamed(bench, '[text="Polled." first=0.2 tail=0.2]', mode="auto")
+    await bench.assert_completed(after.id, "Polled.")
+    assert len(bench.server.stats.requests("stream")) == opened, "no stream is opened any more"
+
+
+async def test_open_streams_are_read_on_but_none_is_reopened_once_unsafe(bench: Bench) -> None:
+    bench.server.faults.add("cancel-on-leave")
+    bench.server.faults.add("drop", chunks=5, prompt="broken")
+    bench.server.faults.add("cut", after=1.2, prompt="other")
+    broken, other = await bench.enqueue(
+        "broken [steps=2 tool_time=5]", 'other [text="Done." tail=2]'
+    )
+    await bench.once(bench.settings(follow={"mode": "auto"}))
+    assert (await bench.job(broken)).error_kind == "cancelled_by_disconnect"
+    job = await bench.assert_completed(other, "Done.")
+    assert bench.starts(job.run_id) == [0]
+
+
+async def test_three_survived_breaks_make_an_origin_safe(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaving, "SURVIVED_S", 0.2)
+    bench.server.faults.add("drop", chunks=5, times=3)
+    prompts = [f'{number} [steps=2 tool_time=1 text="Done."]' for number in range(3)]
+    for job in await streamed(bench, *prompts, mode="auto"):
+        assert job.state == "completed"
+        assert (await bench.detail(job.id, "stream.leaving_learnt"))["run"] == "survived"
+    assert await leaving_of(bench) == "safe"
+    more = [f'more {number} [text="Done." tail=0.5]' for number in range(8)]
+    await streamed(bench, *more, mode="auto")
+    assert bench.server.stats.max_open_streams == 8, "safe: streams without limit"
+
+
+@pytest.mark.parametrize("places", [0, 1, 4])
+async def test_trial_streams_bound_what_is_open_at_once(bench: Bench, places: int) -> None:
+    job_ids = await bench.enqueue(*(f'{number} [text="Done." tail=0.4]' for number in range(12)))
+    settings = bench.settings(
+        follow={"mode": "auto", "trial_streams": places}, submit={"concurrency": 12}
+    )
+    assert await bench.once(settings) == 0
+    for job_id in job_ids:
+        await bench.assert_completed(job_id, "Done.")
+    assert bench.server.stats.max_open_streams == places
+
+
+async def test_stream_mode_knows_no_such_bound(bench: Bench) -> None:
+    prompts = [f'{number} [text="Done." tail=0.5]' for number in range(8)]
+    await streamed(bench, *prompts)
+    assert bench.server.stats.max_open_streams == 8
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+
+async def test_a_second_worker_resumes_behind_the_checkpoint(bench: Bench) -> None:
+    bench.server.faults.add("missing-step")
+    (job_id,) = await bench.enqueue('[steps=3 tools=2 tool_time=0.7 text="Done." reasoning]')
+    async with bench.dying(bench.settings(**STREAM)):
+        await eventually(lambda: saved_count(bench), lambda: "a checkpoint")
+    first_saved = await saved_count(bench)
+    async with bench.working(bench.settings(**STREAM)):
+        (job,) = await bench.until_settled(job_id)
+    assert (job.state, job.result_text) == ("completed", "Done.")
+    await bench.assert_kept(job, source="stream")
+    starts = assert_resumed_in_step(bench.server, job.run_id)
+    assert starts[0] == 0
+    assert starts[1] == first_saved
+    assert bench.posts(job.prompt or "") == 1
+    assert "run.adopted" in await bench.events(job_id)
+
+
+async def saved_count(bench: Bench) -> int:
+    (row,) = await bench.sql("SELECT coalesce(sum(count), 0) AS n FROM stream_checkpoints")
+    return int(row["n"])
+
+
+async def test_a_drained_worker_leaves_a_stream_where_that_is_safe(bench: Bench) -> None:
+    (job_id,) = await bench.enqueue('[steps=2 tool_time=1.5 text="Done."]')
+    async with bench.working(bench.settings(**STREAM)):
+        await eventually(lambda: saved_count(bench), lambda: "a checkpoint")
+        await bench.execute("UPDATE gates SET leaving = 'safe'")
+    job = await bench.job(job_id)
+    assert (job.state, job.worker_id) == ("running", None)
+    assert bench.server.stats.stops == []
+    assert await bench.once(bench.settings(**STREAM)) == 0
+    job = await bench.assert_completed(job_id, "Done.")
+    starts = assert_resumed_in_step(bench.server, job.run_id)
+    assert len(starts) == 2
+    assert starts[1] > 0
+
+
+async def test_a_drain_waits_for_the_end_of_a_stream_that_must_not_be_left(bench: Bench) -> None:
+    bench.server.faults.add("cancel-on-leave")
+    (job_id,) = await bench.enqueue('[text="Done." first=0.3 tail=0.5]')
+    async with bench.working(bench.settings(**STREAM, worker={"drain_timeout": 10})):
+        await eventually(lambda: opened(bench), lambda: "an open stream")
+    job = await bench.job(job_id)
+    run = bench.server.runs.get(job.run_id or "")
+    assert run is not None
+    assert run.status == "completed", "nobody left its stream"
+    await bench.once()
+    await bench.assert_completed(job_id, "Done.")
+
+
+async def opened(bench: Bench) -> bool:
+    return bench.server.stats.open_streams > 0
+
+
+async def test_watch_shows_the_text_as_it_grows(bench: Bench) -> None:
+    texts: list[str] = []
+    async with bench.orchestrator() as orc, bench.working(bench.settings(**STREAM)):
+        handle = await orc.enqueue("[tokens=40 delay=0.05]")
+        with anyio.fail_after(15):
+            async for update in handle.watch():
+                texts.append(update.text)
+        result = await handle.result()
+        (message,) = await handle.messages()
+    growing = [text for text in texts if 0 < len(text) < len(result)]
+    assert len(growing) >= 2
+    assert all(result.startswith(text) for text in growing)
+    assert growing == sorted(growing, key=len)
+    assert texts[-1] == result
+    run = next(iter(bench.server.runs))
+    assert canonical(message.message) == canonical(run.message)
+    assert len(bench.server.stats.requests("stream")) == 1, "watching opens no stream"
