@@ -94,8 +94,13 @@ class Group(GlobalOptions, click.Group):
     """A group of subcommands that takes the shared options."""
 
 
-command = click.command(cls=GlobalOptions)
-"""Declare a command of ours; its docstring is its help."""
+def command(function: Callable[..., Any]) -> click.Command:
+    """Declare a command of ours; its docstring is its help.
+
+    A decorator made once would keep the first command's docstring for all the others.
+    """
+    return click.command(cls=GlobalOptions)(function)
+
 
 pass_frame = click.make_pass_decorator(Frame)
 """Give the command the `Frame` as its first argument."""

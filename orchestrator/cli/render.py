@@ -133,7 +133,9 @@ class Output:
 
     def pairs(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Print names with values, one a line; empty values and zeros are left out."""
-        shown = [(name, _cell(value)) for name, value in pairs if value not in (None, "", 0, [], {})]
+        shown = [
+            (name, _cell(value)) for name, value in pairs if value not in (None, "", 0, [], {})
+        ]
         width = max((len(name) for name, _ in shown), default=0)
         for name, value in shown:
             self.line(f"{name:<{width}}  {value}")

@@ -55,7 +55,9 @@ def life_of(other: Identity, own: Identity) -> Life:
     if None in known or known != (other.boot_id, other.pid_namespace) or own.host != other.host:
         return Life.UNKNOWN
     stat = _stat(other.pid)
-    if stat is None or stat.state in _ZOMBIE_STATES:
+    if stat is None:
+        return Life.UNKNOWN if _exists(other.pid) else Life.DEAD
+    if stat.state in _ZOMBIE_STATES:
         return Life.DEAD
     if other.process_started is not None and stat.started != other.process_started:
         return Life.DEAD
@@ -74,6 +76,17 @@ def _pid_namespace() -> str | None:
         return str((_PROC / "self/ns/pid").readlink())
     except OSError:
         return None  # no Linux: heartbeats alone decide
+
+
+def _exists(pid: int) -> bool:
+    """True if there is a process that `/proc` may only hide from us (`hidepid`)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _stat(pid: int) -> _Stat | None:

@@ -55,9 +55,9 @@ class Night:
         rows = [job_values({"prompt": job} if isinstance(job, str) else job) for job in jobs]
         engine = sync_engine(self.url)
         try:
-            with engine.connect().execution_options(**{WRITE: True}) as connection:
-                with connection.begin():
-                    return [job.id for job in enqueue_many(connection, rows)]
+            writing = engine.connect().execution_options(**{WRITE: True})
+            with writing as connection, connection.begin():
+                return [job.id for job in enqueue_many(connection, rows)]
         finally:
             engine.dispose()
 
@@ -102,10 +102,11 @@ class Night:
     async def until(self, true: Callable[[], bool], within: float = 30.0, what: str = "") -> None:
         """Wait for a condition, at most `within` seconds."""
         with anyio.move_on_after(within):
-            while not true():
+            while not true():  # noqa: ASYNC110 - what is waited for happens in other processes
                 await anyio.sleep(0.02)
             return
-        raise AssertionError(f"not within {within} s: {what} {self.states()}\n{self.logs()[-4000:]}")
+        seen = f"{self.states()}\n{self.logs()[-4000:]}"
+        raise AssertionError(f"not within {within} s: {what} {seen}")
 
     async def ended(self, process: subprocess.Popen[bytes], within: float = 30.0) -> int:
         """Wait for a process's end and return its exit code."""
