@@ -6,10 +6,8 @@ Nothing here asks for the time or does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, assert_never
+from typing import assert_never
 
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome, Signal
@@ -23,6 +21,7 @@ from orchestrator.recoup.answers import (
     Submission,
 )
 from orchestrator.states import RETRYABLE_KINDS, ErrorKind, OnInDoubt, State
+from orchestrator.verdict import generated
 
 RESUBMIT_AFTER_S = 300.0
 """How long a job in doubt waits before the policy `resubmit` sends it again: time for a person to
@@ -188,136 +187,6 @@ def after_death(job: Job, policy: Policy) -> Outcome | None:
     return in_doubt("its worker died after the request began to go out", policy)
 
 
-# --- after a run's end ------------------------------------------------------------------------
-
-
-class Stopping(StrEnum):
-    """Why we stopped a run."""
-
-    CANCELLED = "cancelled"
-    TIMED_OUT = "timed_out"
-    STALLED = "stalled"
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How following ended.
-
-    `status` is the run's terminal status, or None where it never said one: it was lost
-    (`lost`), or would not stop (`stopping`). `left_stream` says that a stream of ours had broken
-    or was left shortly before a cancellation that we did not ask for.
-    """
-
-    status: RunStatus | None
-    stopping: Stopping | None = None
-    left_stream: bool = False
-    lost: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What was read after the end: our message, or None.
-
-    `stored` says that the server keeps it; otherwise it is what the stream gave, `whole` if that
-    was read from its first chunk to its `finish`. `trouble` says why the chat could not be read.
-    """
-
-    message: Mapping[str, Any] | None
-    stored: bool = True
-    whole: bool = True
-    trouble: str | None = None
-
-
-_BAD_ENDINGS = frozenset({"length", "content-filter", "tool-calls", "other"})
-
-
-def after_end(end: End, collected: Collected, accept_finish: frozenset[str]) -> Outcome:
-    """Say what a run's end and its message make of the job."""
-    columns = message_columns(collected.message) if collected.message is not None else {}
-    columns["run_status"] = end.status.value if end.status else None
-    kind, error = _verdict(end, collected, columns.get("finish_reason"), accept_finish)
-    if kind is None:
-        return Outcome(State.COMPLETED, "run.completed", columns=columns)
-    state = State.CANCELLED if kind is ErrorKind.CANCELLED else State.FAILED
-    return Outcome(state, f"run.{kind.value}", error_kind=kind, error=error, columns=columns)
-
-
-def _verdict(
-    end: End, collected: Collected, finish: str | None, accept: frozenset[str]
-) -> tuple[ErrorKind | None, str | None]:
-    match end.status:
-        case RunStatus.COMPLETED:
-            return _good_end(collected, finish, accept)
-        case RunStatus.FAILED:
-            if end.stopping is not None:
-                return _stopped(end.stopping, "then the run failed")
-            return ErrorKind.RUN_FAILED, "the run failed; the API gives no reason"
-        case RunStatus.CANCELLED:
-            if end.stopping is not None:
-                return _stopped(end.stopping, "then the run was cancelled")
-            if end.left_stream:
-                return (
-                    ErrorKind.CANCELLED_BY_DISCONNECT,
-                    "the run was cancelled within a minute of a stream of ours that broke or was "
-                    'left; follow.mode = "poll" avoids that',
-                )
-            return ErrorKind.CANCELLED_REMOTELY, "the run was cancelled, not by us"
-        case _:
-            if end.stopping is not None:
-                return _stopped(end.stopping, "and it did not end when told to; it may still go on")
-            if collected.message is not None and finish == "stop":
-                return None, None
-            return ErrorKind.RUN_LOST, end.lost or "the server does not know the run any more"
-
-
-def _good_end(
-    collected: Collected, finish: str | None, accept: frozenset[str]
-) -> tuple[ErrorKind | None, str | None]:
-    if collected.trouble is not None and not (collected.message and collected.whole):
-        return (
-            ErrorKind.COLLECT_FAILED,
-            f"the run completed, but its message could not be read: {collected.trouble}",
-        )
-    if collected.message is None:
-        return ErrorKind.NO_OUTPUT, "the run completed and the chat holds no message of it"
-    if not collected.stored and collected.trouble is None:
-        return (
-            ErrorKind.NO_OUTPUT,
-            "the run completed and the chat holds no message of it; the text here was saved from "
-            "the stream",
-        )
-    if finish is None or finish in accept:
-        return None, None
-    if finish == "error":
-        return ErrorKind.MODEL_ERROR, "the model's last call ended with an error"
-    if finish in _BAD_ENDINGS:
-        return ErrorKind.INCOMPLETE, f"the answer is not whole: finish reason {finish!r}"
-    return None, None
-
-
-def _stopped(stopping: Stopping, then: str) -> tuple[ErrorKind, str]:
-    match stopping:
-        case Stopping.CANCELLED:
-            return ErrorKind.CANCELLED, f"cancelled on request, {then}"
-        case Stopping.TIMED_OUT:
-            return ErrorKind.TIMED_OUT, f"run_timeout ran out, {then}"
-        case Stopping.STALLED:
-            return ErrorKind.STALLED, f"nothing new came for stall_timeout, {then}"
-        case _:
-            assert_never(stopping)
-
-
-def after_adoption(collected: Collected, accept_finish: frozenset[str]) -> Outcome:
-    """Say what a person's adoption of a run that is over makes of the job.
-
-    The run's id, and so its status, is not known any more: its message alone decides.
-    """
-    columns = message_columns(collected.message) if collected.message is not None else {}
-    kind, error = _good_end(collected, columns.get("finish_reason"), accept_finish)
-    state = State.COMPLETED if kind is None else State.FAILED
-    return Outcome(state, f"doubt.{state.value}", error_kind=kind, error=error, columns=columns)
-
-
 def may_retry(job: Job, outcome: Outcome) -> bool:
     """True if the job's policy starts a new attempt after `outcome`.
 
@@ -348,104 +217,3 @@ def internal(error: BaseException) -> Outcome:
         error_kind=ErrorKind.INTERNAL,
         error=f"a fault of the orchestrator: {type(error).__name__}: {error}",
     )
-
-
-# --- what a message says ----------------------------------------------------------------------
-
-
-def answer_text(message: Mapping[str, Any]) -> str:
-    """The answer: the text parts after the last `step-start` that has a part after it, joined."""
-    parts = [part for part in message.get("parts") or [] if isinstance(part, Mapping)]
-    while parts and parts[-1].get("type") == "step-start":
-        parts.pop()
-    starts = [index for index, part in enumerate(parts) if part.get("type") == "step-start"]
-    last = parts[starts[-1] + 1 :] if starts else parts
-    return "".join(_texts(last))
-
-
-def whole_text(message: Mapping[str, Any]) -> str:
-    """All text parts of a message, joined by blank lines."""
-    parts = [part for part in message.get("parts") or [] if isinstance(part, Mapping)]
-    return "\n\n".join(_texts(parts))
-
-
-def _texts(parts: list[Mapping[str, Any]]) -> list[str]:
-    return [
-        part["text"]
-        for part in parts
-        if part.get("type") == "text" and isinstance(part.get("text"), str)
-    ]
-
-
-def message_columns(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of `jobs` that a stored or folded message gives. Missing figures are None."""
-    metadata = _mapping(message.get("metadata"))
-    return {
-        "result_text": answer_text(message),
-        "finish_reason": _text(metadata.get("lastStepFinishReason")),
-        "model_used": _text(metadata.get("modelId")) or _text(metadata.get("selectedModelId")),
-        **usage_columns(metadata.get("totalMessageUsage")),
-        "cost_usd": _number(metadata.get("totalMessageCost")),
-    }
-
-
-def usage_columns(usage: Any) -> dict[str, int | None]:
-    """The token columns of a usage object; details stand in for the flat figures."""
-    usage = _mapping(usage)
-    output_details = _mapping(usage.get("outputTokenDetails"))
-    input_details = _mapping(usage.get("inputTokenDetails"))
-    reasoning = usage.get("reasoningTokens", output_details.get("reasoningTokens"))
-    cached = usage.get("cachedInputTokens", input_details.get("cacheReadTokens"))
-    return {
-        "input_tokens": _count(usage.get("inputTokens")),
-        "output_tokens": _count(usage.get("outputTokens")),
-        "reasoning_tokens": _count(reasoning),
-        "cached_tokens": _count(cached),
-        "total_tokens": _count(usage.get("totalTokens")),
-    }
-
-
-def generated(body: Mapping[str, Any], accept: frozenset[str]) -> Outcome:
-    """Say what the synchronous endpoint's answer makes of a job; the whole answer is kept."""
-    text = body.get("text")
-    if isinstance(text, list):
-        text = "".join(_texts([part for part in text if isinstance(part, Mapping)]))
-    finish = _text(body.get("finishReason"))
-    message = {"parts": [{"type": "text", "text": text}]} if isinstance(text, str) else None
-    kind, error = _good_end(Collected(message), finish, accept)
-    response = _mapping(body.get("response"))
-    columns = {
-        "result_text": text if isinstance(text, str) else None,
-        "finish_reason": finish,
-        "model_used": _text(response.get("modelId")),
-        **usage_columns(body.get("usage")),
-        "cost_usd": None,
-    }
-    state = State.COMPLETED if kind is None else State.FAILED
-    return Outcome(
-        state,
-        "generate.answered",
-        error_kind=kind,
-        error=error,
-        http_status=200,
-        columns=columns,
-        signal=Signal.ACCEPTED,
-    )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _number(value: Any) -> float | None:
-    ok = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if ok and abs(value) < 1e15 else None
-
-
-def _count(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)

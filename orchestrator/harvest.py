@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.decide import Collected, whole_text
 from orchestrator.job import Message
+from orchestrator.message import whole_text
 from orchestrator.recoup.answers import SessionChat, Trouble
+from orchestrator.verdict import Collected
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from orchestrator.decide import answer_text
 from orchestrator.job import Job
+from orchestrator.message import answer_text
 from orchestrator.recoup import MessageFold
 from orchestrator.states import State
 from orchestrator.store.verbs import attempt

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from orchestrator.decide import after_adoption
 from orchestrator.errors import NotAllowed, NotFound, StoreUnavailable
 from orchestrator.harvest import Folded, harvest
 from orchestrator.job import Job
@@ -15,6 +14,7 @@ from orchestrator.recoup.client import RecoupClient
 from orchestrator.states import State
 from orchestrator.store.store import Store
 from orchestrator.store.verbs import look, people
+from orchestrator.verdict import after_adoption
 
 TITLE = "Scheduled generation"
 """The service's title of a chat that a run made."""

@@ -16,8 +16,8 @@ from orchestrator.cli.frame import Frame, command, pass_frame
 from orchestrator.cli.options import content_of
 from orchestrator.cli.recorded import read_body
 from orchestrator.cli.render import Output
-from orchestrator.decide import answer_text
 from orchestrator.devserver import DEV_KEY, PRESETS, DevServer
+from orchestrator.message import answer_text
 from orchestrator.recoup import BadEvent, fold_message
 
 EXIT_FATAL = 3

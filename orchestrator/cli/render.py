@@ -147,10 +147,12 @@ class Output:
 
     def csv(self, rows: Iterable[Sequence[object]]) -> None:
         """Print rows as RFC 4180 has it; on a terminal what is in them is made visible."""
+        end = "\n" if self.terminal else "\r\n"
         for row in rows:
             line = io.StringIO()
             cells = [_csv_cell(value) for value in row]
-            csv.writer(line).writerow([printable(c) for c in cells] if self.terminal else cells)
+            shown = [printable(cell) for cell in cells] if self.terminal else cells
+            csv.writer(line, lineterminator=end).writerow(shown)
             self._bytes(line.getvalue())
 
     def _print(self, text: Text) -> None:

@@ -50,7 +50,8 @@ TOLD = 20
 
 
 def _words(*names: str) -> dict[str, Any]:
-    return {"type": click.Choice(sorted(names))}
+    # Click would take an enum's members by their names, in capitals.
+    return {"type": click.Choice(sorted(str(name) for name in names))}
 
 
 _JOB_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (

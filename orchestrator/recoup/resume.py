@@ -7,13 +7,11 @@ ones. Everything here is pure; one `ResponseReader` reads one response.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from orchestrator.recoup.fold.values import Json, identity
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _CallState: TypeAlias = Literal["streaming", "ready"]
 _ERROR_FIELDS = {"type", "toolCallId", "errorText"}

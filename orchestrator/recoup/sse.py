@@ -52,15 +52,15 @@ class EventParser:
         return self._take(data)
 
     def close(self) -> list[Json | BadEvent]:
-        """Take the end of the body: an event that no empty line has ended is thrown away.
+        """Take the end of the body: an event that is still open is thrown away.
 
-        Gives the chunk that a CR as the very last byte ends, if there is one.
+        That holds also where the last byte is a CR that could have ended it: the package waits
+        for the other half of a CRLF, and so never delivers that event. Gives an empty list.
         """
-        ended = self._take(b"\r") if self._carriage_return else []
         self._carriage_return = False
         self._line.clear()
         self._data.clear()
-        return ended
+        return []
 
     def _take(self, data: bytes) -> list[Json | BadEvent]:
         if b"\r" in data:

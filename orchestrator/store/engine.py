@@ -18,6 +18,12 @@ from orchestrator.store import sqlite
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 _SYNC_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 
+POOL_TIMEOUT_S = 60.0
+"""How long a caller waits for a connection of the pool."""
+
+# Errors of a statement quote its parameters by default: prompts, which no log may hold; hence
+# `hide_parameters` in each engine below.
+
 
 def parse_url(url: str) -> URL:
     """Return the URL of a supported database.
@@ -26,7 +32,7 @@ def parse_url(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is no number is a bare ValueError
         raise ConfigError(
             "database.url: this is not a database URL; write sqlite:///jobs.db "
             "or postgresql://user@host/name"
@@ -49,16 +55,22 @@ def async_engine(url: URL, *, now: sqlite.Now = sqlite.system_now) -> AsyncEngin
     backend = url.get_backend_name()
     target = url.set(drivername=_ASYNC_DRIVERS[backend])
     if backend == "sqlite":
-        engine = create_async_engine(target, pool_size=4, max_overflow=0, pool_timeout=60)
+        engine = create_async_engine(
+            target, pool_size=4, max_overflow=0, pool_timeout=POOL_TIMEOUT_S, hide_parameters=True
+        )
         sqlite.prepare(engine.sync_engine, now)
         return engine
-    return create_async_engine(target, pool_size=8, max_overflow=0, pool_timeout=60)
+    return create_async_engine(
+        target, pool_size=8, max_overflow=0, pool_timeout=POOL_TIMEOUT_S, hide_parameters=True
+    )
 
 
 def sync_engine(url: URL, *, now: sqlite.Now = sqlite.system_now) -> Engine:
     """Make a blocking engine, for migrations and the sync twin; it keeps no connection open."""
     backend = url.get_backend_name()
-    engine = create_engine(url.set(drivername=_SYNC_DRIVERS[backend]), poolclass=NullPool)
+    engine = create_engine(
+        url.set(drivername=_SYNC_DRIVERS[backend]), poolclass=NullPool, hide_parameters=True
+    )
     if backend == "sqlite":
         sqlite.prepare(engine, now)
     return engine

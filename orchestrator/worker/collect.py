@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 from tenacity.stop import stop_base
 
-from orchestrator.decide import End
 from orchestrator.harvest import Folded, Harvest, harvest, is_earlier, ours
 from orchestrator.job import Job
 from orchestrator.recoup.answers import RunStatus, SessionChat, Trouble, TroubleKind
+from orchestrator.verdict import End
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
 

@@ -9,7 +9,6 @@ from typing import assert_never
 import anyio
 
 from orchestrator import decide
-from orchestrator.decide import End
 from orchestrator.errors import LeaseLost
 from orchestrator.harvest import Folded, Harvest
 from orchestrator.job import Job
@@ -17,6 +16,7 @@ from orchestrator.outcome import Outcome
 from orchestrator.states import ErrorKind, State
 from orchestrator.store.verbs import attempt, outcomes
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.verdict import End, after_end
 from orchestrator.worker.collect import Collector
 from orchestrator.worker.find_chat import find_chat
 from orchestrator.worker.gate import Gatekeeper
@@ -170,7 +170,7 @@ class Follower:
 
     async def _settle(self, end: End, harvest: Harvest) -> Job:
         tools = self._tools
-        outcome = decide.after_end(end, harvest.collected, tools.policy.accept_finish)
+        outcome = after_end(end, harvest.collected, tools.policy.accept_finish)
         again = decide.may_retry(self.job, outcome)
         backoff = Backoff(first=10.0, most=600.0, rand=tools.rand)
         verb = partial(

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from orchestrator.decide import End
 from orchestrator.errors import StoreUnavailable
 from orchestrator.job import Job
 from orchestrator.recoup.answers import RunStatus
 from orchestrator.store.verbs import attempt
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.verdict import End
 from orchestrator.worker.tools import Tools
 
 BLAMED_S = 60.0

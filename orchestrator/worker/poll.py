@@ -10,13 +10,13 @@ from typing import cast
 import anyio
 from tenacity import AsyncRetrying, retry_if_result, stop_never
 
-from orchestrator.decide import End
 from orchestrator.errors import StoreUnavailable
 from orchestrator.job import Job
 from orchestrator.outcome import Signal
 from orchestrator.recoup.answers import RunState, SessionChat, Trouble, TroubleKind
 from orchestrator.store.verbs import attempt
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.verdict import End
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.leaving import Leaving

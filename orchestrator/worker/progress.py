@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
 
-from orchestrator.decide import End, Stopping
 from orchestrator.recoup.answers import RunStatus
+from orchestrator.verdict import End, Stopping
 
 LOST_AFTER_S = 1800.0
 """A 404 for a run that was accepted may be a fault of the look-up: it means lost only after half an

@@ -208,9 +208,11 @@ class Worker:
         names = self._tools.settings.worker.queues
         if await self._tools.store.read(claim.count_due, names) == 0:
             return Ended.NOTHING_DUE
+        if not duties.gate_tended:
+            return None  # what closed the gate long ago may be mended: the probe at the start tells
         gate = await self._gate.read()
-        if gate.closed_at is None or not duties.gate_tended:
-            return None  # what closed it long ago may be mended: the probe at the start tells
+        if gate.closed_at is None:
+            return None
         shut_s = await self._tools.store.read(crew.seconds_since, gate.closed_at)
         return Ended.GATE_SHUT if shut_s > GATE_SHUT_TOO_LONG_S else None
 

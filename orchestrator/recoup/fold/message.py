@@ -7,8 +7,8 @@ types, missing fields and values that are no objects change nothing or what can 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from orchestrator.recoup.fold.dialect import FINISH_STEP_CLOSES_TEXT, PLAIN_PARTS
 from orchestrator.recoup.fold.parts import FoldError, OpenTexts, Part, PlainPart
@@ -22,11 +22,9 @@ from orchestrator.recoup.fold.values import (
     optional,
     put,
     required,
+    truthy,
     well_formed,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 _STEP_START = {"type": "step-start"}
 
@@ -177,7 +175,8 @@ class MessageFold:
 
     def _begin_with(self, initial: Chunk) -> None:
         if initial.get("role") != "assistant":
-            put(self._head, "id", required(initial, "id"))
+            name = initial.get("id")
+            self._head["id"] = "" if name is None else name
             return
         self._head = {name: value for name, value in initial.items() if name != "parts"}
         parts = initial.get("parts")
@@ -231,7 +230,7 @@ class MessageFold:
         self._append(PlainPart(fields))
 
     def _data_part(self, kind: str, chunk: Chunk) -> None:
-        if chunk.get("transient"):
+        if truthy(chunk.get("transient")):
             return
         name = optional(chunk, "id")
         known = None if name is ABSENT else self._data.get((kind, identity(name)))

@@ -7,13 +7,15 @@ its output comes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 from orchestrator.recoup.fold.dialect import RESULT_STATES, STATIC_ERROR_INPUT
 from orchestrator.recoup.fold.partial_json import parse_partial
 from orchestrator.recoup.fold.parts import FoldError, Part
 from orchestrator.recoup.fold.values import (
     ABSENT,
+    INHERITED_KEYS,
     Absent,
     Json,
     identity,
@@ -21,10 +23,8 @@ from orchestrator.recoup.fold.values import (
     optional,
     put,
     required,
+    truthy,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Chunk: TypeAlias = dict[str, Json]
 Kind: TypeAlias = Literal["static", "dynamic"]
@@ -120,6 +120,10 @@ class ToolParts:
         """Lengthen a streamed input. Raises FoldError if its start was not seen."""
         name = js_text(required(chunk, "toolCallId"))
         partial = self._partial.get(name)
+        if partial is None and name in INHERITED_KEYS:
+            # The package finds a function, which has no text, no tool name and no labels.
+            partial = PartialInput("static", {"toolCallId": chunk["toolCallId"]})
+            partial.pieces.append(js_text(ABSENT))
         if partial is None:
             raise FoldError(
                 f'Received tool-input-delta for missing tool call with ID "{name}". Ensure a '
@@ -208,7 +212,7 @@ class ToolParts:
 
 
 def _kind(chunk: Chunk) -> Kind:
-    return "dynamic" if chunk.get("dynamic") else "static"
+    return "dynamic" if truthy(chunk.get("dynamic")) else "static"
 
 
 def _blank(kind: Kind, chunk: Chunk) -> dict[str, Json]:

@@ -29,7 +29,26 @@ MAX_DEPTH = 800
 
 _EXACT_DIGITS = 15  # every integer of so many digits is a double
 _FIRST_EXPONENT = 1e21  # JavaScript writes integers below this without an exponent
+_SMALLEST_PLAIN = 1e-6  # and fractions from this on
 _UNSAFE_KEYS = frozenset({"__proto__", "constructor", "prototype"})
+
+INHERITED_KEYS = frozenset(
+    {
+        "__defineGetter__",
+        "__defineSetter__",
+        "__lookupGetter__",
+        "__lookupSetter__",
+        "__proto__",
+        "constructor",
+        "hasOwnProperty",
+        "isPrototypeOf",
+        "propertyIsEnumerable",
+        "toLocaleString",
+        "toString",
+        "valueOf",
+    }
+)
+"""What a lookup in any JavaScript object finds, an empty one included."""
 
 
 # --- JSON -----------------------------------------------------------------------------------
@@ -143,7 +162,20 @@ def js_text(value: Json | Absent) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return ",".join("" if item is None else js_text(item) for item in value)
-    return "[object Object]" if isinstance(value, dict) else str(value)
+    return "[object Object]" if isinstance(value, dict) else _number_text(value)
+
+
+def truthy(value: Json) -> bool:
+    """Tell whether JavaScript takes `value` for true: empty arrays and objects too."""
+    return bool(value) or isinstance(value, list | dict)
+
+
+def _number_text(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    if _SMALLEST_PLAIN <= abs(value) < 1:
+        return format(Decimal(repr(value)), "f")
+    return repr(value).replace("e-0", "e-")
 
 
 # --- objects --------------------------------------------------------------------------------

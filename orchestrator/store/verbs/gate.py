@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
 
-from orchestrator.store.schema import gates
+from orchestrator.store.schema import gates, workers
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs.claim import Claimant
 
@@ -153,9 +153,17 @@ def set_leaving(connection: Connection, api_origin: str, leaving: str) -> None:
 def begin_probe(connection: Connection, who: Claimant, *, for_s: float, now: bool = False) -> bool:
     """Take the right to probe for `for_s` seconds, if a probe is due and nobody else has it.
 
-    `now` probes before the time, as a worker does once when it starts.
+    `now` probes before the time, as a worker does once when it starts. What a worker that has
+    stopped, or this one itself, left of a probe hinders nobody.
     """
-    free = or_(gates.c.probing_until.is_(None), gates.c.probing_until < db_now())
+    others = select(workers.c.id).where(
+        workers.c.stopped_at.is_(None), workers.c.id != who.worker_id
+    )
+    free = or_(
+        gates.c.probing_until.is_(None),
+        gates.c.probing_until < db_now(),
+        gates.c.probing_worker_id.not_in(others),
+    )
     due = free if now else and_(free, gates.c.next_probe_at <= db_now())
     automatic = or_(gates.c.reason.is_(None), gates.c.reason != Reason.OPERATOR.value)
     shut = or_(gates.c.closed_at.is_not(None), gates.c.suspected_at.is_not(None))
