@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -15,15 +17,16 @@ HOSTILE = (
 )
 STORABLE = HOSTILE.replace("\ud800", "\ufffd")
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-STYLES = re.compile("\x1b\\[[0-9;]*m|\r\n|\x1b\\[\\?25[hl]|\x1b\\[[0-9]*[AK]")
+STYLES = re.compile("\r?\x1b\\[[0-9;]*m|\r\n|\x1b\\[\\?25[hl]|\x1b\\[[0-9]*[AK]|\r(?=\x1b)")
 """What rich itself sends: colours, the ends of lines, the cursor of a progress bar."""
 
 MESSAGE = {"id": HOSTILE, "role": "assistant", "parts": [{"type": "text", "text": HOSTILE}]}
 
 
-@pytest.fixture
-def hostile(shell: Shell) -> Shell:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database in which everything that others can write is hostile."""
+    shell = Shell(tmp_path_factory.mktemp("hostile"))
     shell("migrate", "upgrade")
     common = "queue, batch, tags, metadata, prompt, model, worker_id"
     values = (
@@ -64,6 +67,12 @@ def hostile(shell: Shell) -> Shell:
         "insert into queues (name, paused_at, paused_reason) values (?, ?, ?)",
         *(STORABLE, now, STORABLE),
     )
+    return shell.folder / "orchestrator.db"
+
+
+@pytest.fixture
+def hostile(template: Path, shell: Shell) -> Shell:
+    shutil.copy(template, shell.folder)
     return shell
 
 

@@ -8,6 +8,7 @@ from orchestrator.job import Job
 from orchestrator.outcome import Outcome
 from orchestrator.states import SETTLED, ErrorKind, State
 from orchestrator.store.verbs import attempt, crew, guarded, people
+from orchestrator.store.verbs.attempt import Segment
 from orchestrator.store.verbs.guarded import Grip
 
 from .desk import HOLD, KEY, ORIGIN, Desk, who
@@ -167,6 +168,8 @@ def test_cancellations_are_told_to_the_holder(desk: Desk) -> None:
 
 def test_a_job_at_which_we_failed_is_settled(desk: Desk) -> None:
     job = desk.running()
+    segment = Segment(0, ["a"])
+    desk.write(attempt.checkpoint, Grip.of(job), segment, followed_s=0.0, quiet_s=0.0)
     fault = internal(RuntimeError("boom"))
     with pytest.raises(LeaseLost):
         desk.write(
@@ -177,6 +180,7 @@ def test_a_job_at_which_we_failed_is_settled(desk: Desk) -> None:
     )
     assert (mended.state, mended.error_kind) == (State.FAILED, ErrorKind.INTERNAL)
     assert "boom" in (mended.error or "")
+    assert desk.read(attempt.segments, job.id, 1) == []
 
 
 def test_a_gates_row_is_made_once(desk: Desk) -> None:

@@ -45,7 +45,18 @@ REMOTELY_FAILED = dataclasses.replace(FAILED, columns={"run_status": "failed"})
 KEPT = [Message(0, "m", "assistant", "text", {"id": "m"}, "server")]
 
 workers = st.sampled_from(WORKERS)
-some_job = st.integers(0, 3)
+numbers = st.integers(0, 2)
+
+
+def adopt_run(connection: Connection, job_id: int) -> Job:
+    return people.adopt_run(connection, job_id, run_id="r", chat_id="c", session_id="s")
+
+
+def adopt_ended(connection: Connection, job_id: int) -> Job:
+    return people.adopt_ended(connection, job_id, DONE, KEPT, chat_id="c", session_id="s")
+
+
+RESOLUTIONS = (people.resubmit, people.give_up, adopt_run, adopt_ended)
 
 
 class Walk(RuleBasedStateMachine):
@@ -62,11 +73,25 @@ class Walk(RuleBasedStateMachine):
         self.transaction.rollback()
         self.connection.close()
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(
+        wishes=st.lists(
+            st.fixed_dictionaries(
+                {
+                    "max_attempts": st.integers(1, 3),
+                    "on_in_doubt": st.sampled_from([None, *OnInDoubt]),
+                    "priority": st.integers(0, 1),
+                }
+            ),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    def begin(self, wishes: list[dict[str, Any]]) -> None:
         for worker in WORKERS:
             identity = Identity(worker, "host", None, None, 1, None, "0")
             self.do(crew.register, identity, who(worker))
+        rows = [job_values({"prompt": "x", **wish}) for wish in wishes]
+        self.ids += [done.id for done in self.do(enqueue_many, rows)]
 
     def do(
         self, verb: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -101,29 +126,10 @@ class Walk(RuleBasedStateMachine):
         else:
             assert state_fits
 
-    def seen(self, data: st.DataObject, *states: State, sent: bool | None = None) -> Job | None:
-        """Pick a job as some worker once saw it."""
-        fitting = [
-            job
-            for job in self.held
-            if job.state in states and sent in (None, job.sent_at is not None)
-        ]
-        return data.draw(st.sampled_from(fitting)) if fitting else None
-
     def job(self, number: int) -> Job:
         return self.load(self.ids[number % len(self.ids)])
 
-    # --- what happens -------------------------------------------------------------------------
-
-    @precondition(lambda self: len(self.ids) < 4)
-    @rule(
-        max_attempts=st.integers(1, 3),
-        on_in_doubt=st.sampled_from([None, *OnInDoubt]),
-        priority=st.integers(0, 1),
-    )
-    def enqueue(self, **options: Any) -> None:
-        row = job_values({"prompt": "x", **options})
-        self.ids.append(self.do(enqueue_many, [row])[0].id)
+    # --- what workers do ----------------------------------------------------------------------
 
     @rule(worker=workers, limit=st.integers(1, 2))
     def claim(self, worker: str, limit: int) -> None:
@@ -131,98 +137,106 @@ class Walk(RuleBasedStateMachine):
         assert all(job.worker_id == worker for job in taken)
         self.held += taken
 
-    @rule(data=st.data())
-    def mark(self, data: st.DataObject) -> None:
-        if seen := self.seen(data, State.SUBMITTING, sent=False):
-            now = self.load(seen.id)
-            self.by_holder(
-                seen,
-                lambda c: attempt.mark(c, Grip.of(seen), {}, seen.worker_id or ""),
-                allowed=now.sent_at is None and now.cancel_requested_at is None,
-            )
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), late=st.integers(0, 3))
+    def act(self, data: st.DataObject, late: int) -> None:
+        """Do something to a job as a worker saw it, which often still is as it saw it."""
+        now = {job_id: self.load(job_id) for job_id in self.ids}
+        current = [seen for seen in self.held if now[seen.id] == seen]
+        seen = data.draw(st.sampled_from(current if current and late else self.held[-20:]))
+        match seen.state, seen.sent_at:
+            case State.SUBMITTING, None:
+                acts = [self.mark, self.mark, self.mark, self.put_back, self.not_sent, self.err]
+            case State.SUBMITTING, _:
+                acts = [self.accept, self.accept, self.accept, self.answer_late]
+                acts += [self.lose_the_answer, self.lose_the_answer, self.refuse, self.put_back]
+                acts += [self.defer, self.generate, self.err]
+            case State.RUNNING, _:
+                acts = [self.checkpoint, self.checkpoint, self.complete, self.fail, self.release]
+                acts += [self.err]
+            case _:
+                acts = [self.answer_late]
+        data.draw(st.sampled_from(acts))(seen)
 
-    @rule(data=st.data())
-    def put_back(self, data: st.DataObject) -> None:
-        if seen := self.seen(data, State.SUBMITTING):
-            verb = attempt.put_back
-            self.by_holder(
-                seen, lambda c: verb(c, Grip.of(seen), why="no route", backoff_s=0.0, by="w")
-            )
+    def mark(self, seen: Job) -> None:
+        now = self.load(seen.id)
+        self.by_holder(
+            seen,
+            lambda c: attempt.mark(c, Grip.of(seen), {}, seen.worker_id or ""),
+            allowed=now.sent_at is None and now.cancel_requested_at is None,
+        )
 
-    @rule(data=st.data(), outcome=st.sampled_from([DEFERRED, rejected("no"), DONE, None]))
-    def answer(self, data: st.DataObject, outcome: Outcome | None) -> None:
-        if seen := self.seen(data, State.SUBMITTING, sent=True):
-            answered = outcome or accepted(seen.id * 100 + seen.attempt)
-            self.by_holder(seen, lambda c: outcomes.apply(c, Grip.of(seen), answered))
+    def put_back(self, seen: Job) -> None:
+        self.by_holder(
+            seen,
+            lambda c: attempt.put_back(c, Grip.of(seen), why="no route", backoff_s=0.0, by="w"),
+        )
 
-    @rule(data=st.data())
-    def lose_the_answer(self, data: st.DataObject) -> None:
-        if seen := self.seen(data, State.SUBMITTING, sent=True):
-            doubt = in_doubt("lost", POLICY.of(seen))
-            self.by_holder(seen, lambda c: outcomes.apply(c, Grip.of(seen), doubt))
+    def apply(self, seen: Job, outcome: Outcome) -> None:
+        self.by_holder(seen, lambda c: outcomes.apply(c, Grip.of(seen), outcome))
 
-    @rule(data=st.data(), outcome=st.sampled_from([rejected("bad row"), NOT_SENT]))
-    def send_nothing(self, data: st.DataObject, outcome: Outcome) -> None:
-        if seen := self.seen(data, State.SUBMITTING, sent=False):
-            self.by_holder(
-                seen,
-                lambda c: outcomes.apply(c, Grip.of(seen), outcome),
-            )
+    def not_sent(self, seen: Job) -> None:
+        if self.load(seen.id).sent_at is None:  # a worker knows of its own mark
+            self.apply(seen, NOT_SENT)
 
-    @rule(data=st.data(), outcome=st.sampled_from([DONE, FAILED, REMOTELY_FAILED]))
-    def settle(self, data: st.DataObject, outcome: Outcome) -> None:
-        if seen := self.seen(data, State.RUNNING):
-            again = 0.0 if may_retry(seen, outcome) else None
-            self.by_holder(
-                seen,
-                lambda c: outcomes.settle(c, Grip.of(seen), outcome, KEPT, retry_after_s=again),
-            )
+    def accept(self, seen: Job) -> None:
+        self.apply(seen, accepted(seen.id * 100 + seen.attempt))
 
-    @rule(data=st.data())
-    def checkpoint(self, data: st.DataObject) -> None:
-        if seen := self.seen(data, State.RUNNING):
-            saved = attempt.segments(self.connection, seen.id, seen.attempt)
-            first = sum(len(segment.chunks) for segment in saved)
-            segment = Segment(first, [{"n": first}])
-            self.by_holder(
-                seen,
-                lambda c: attempt.checkpoint(
-                    c, Grip.of(seen), segment, followed_s=1.0, quiet_s=0.0
-                ),
-            )
+    def refuse(self, seen: Job) -> None:
+        self.apply(seen, rejected("no"))
 
-    @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
-        if seen := self.seen(data, State.RUNNING):
-            self.by_holder(seen, lambda c: crew.release(c, Grip.of(seen), "w"))
+    def defer(self, seen: Job) -> None:
+        self.apply(seen, DEFERRED)
 
-    @rule(data=st.data())
-    def fail_ourselves(self, data: st.DataObject) -> None:
-        if seen := self.seen(data, *CLAIMED):
-            now = self.load(seen.id)
-            fault = internal(RuntimeError("x"))
-            try:
-                self.do(
-                    crew.mend_own,
-                    job_id=seen.id,
-                    lease=seen.lease,
-                    decide=lambda _: fault,
-                    by="w",
-                )
-            except LeaseLost:
-                assert now.lease != seen.lease or now.state not in CLAIMED
-            else:
-                assert now.lease == seen.lease
+    def generate(self, seen: Job) -> None:
+        self.settle(seen, DONE)
 
-    @rule(data=st.data(), outcome=st.sampled_from([DEFERRED, rejected("no"), None]))
-    def answer_late(self, data: st.DataObject, outcome: Outcome | None) -> None:
-        if seen := self.seen(data, State.SUBMITTING, sent=True):
-            now, before = self.load(seen.id), self.events(seen.id)
-            answered = outcome or accepted(seen.id * 100 + seen.attempt)
-            self.do(attempt.keep_late_answer, seen.id, seen.attempt, answered, "w")
-            repairs = now.state is State.IN_DOUBT and now.attempt == seen.attempt
-            assert (self.load(seen.id) != now) == repairs
-            assert self.events(seen.id)[len(before)].event == "submit.late_answer"
+    def lose_the_answer(self, seen: Job) -> None:
+        self.apply(seen, in_doubt("lost", POLICY.of(seen)))
+
+    def complete(self, seen: Job) -> None:
+        self.settle(seen, DONE)
+
+    def fail(self, seen: Job) -> None:
+        self.settle(seen, REMOTELY_FAILED)
+
+    def settle(self, seen: Job, outcome: Outcome) -> None:
+        again = 0.0 if may_retry(seen, outcome) else None
+        self.by_holder(
+            seen,
+            lambda c: outcomes.settle(c, Grip.of(seen), outcome, KEPT, retry_after_s=again),
+        )
+
+    def checkpoint(self, seen: Job) -> None:
+        saved = attempt.segments(self.connection, seen.id, seen.attempt)
+        first = sum(len(segment.chunks) for segment in saved)
+        segment = Segment(first, [{"n": first}])
+        self.by_holder(
+            seen,
+            lambda c: attempt.checkpoint(c, Grip.of(seen), segment, followed_s=1.0, quiet_s=0.0),
+        )
+
+    def release(self, seen: Job) -> None:
+        self.by_holder(seen, lambda c: crew.release(c, Grip.of(seen), "w"))
+
+    def err(self, seen: Job) -> None:
+        """Fail at a job by a fault of our own."""
+        now = self.load(seen.id)
+        fault = internal(RuntimeError("x"))
+        try:
+            self.do(crew.mend_own, job_id=seen.id, lease=seen.lease, decide=lambda _: fault, by="w")
+        except LeaseLost:
+            assert now.lease != seen.lease or now.state not in CLAIMED
+        else:
+            assert now.lease == seen.lease
+
+    def answer_late(self, seen: Job) -> None:
+        now, before = self.load(seen.id), self.events(seen.id)
+        answer = accepted(seen.id * 100 + seen.attempt)
+        self.do(attempt.keep_late_answer, seen.id, seen.attempt, answer, "w")
+        repairs = now.state is State.IN_DOUBT and now.attempt == seen.attempt
+        assert (self.load(seen.id) != now) == repairs
+        assert self.events(seen.id)[len(before)].event == "submit.late_answer"
 
     @rule(worker=workers, dead=st.sets(workers, max_size=2))
     def rescue(self, worker: str, dead: set[str]) -> None:
@@ -236,47 +250,30 @@ class Walk(RuleBasedStateMachine):
         assert crew.abandoned(self.connection, gone) == []
         self.held += adopted
 
-    @precondition(lambda self: self.ids)
-    @rule(number=some_job)
+    @rule()
+    def sweep(self) -> None:
+        self.connection.execute(
+            text("UPDATE jobs SET resubmit_at = created_at WHERE resubmit_at IS NOT NULL")
+        )
+        assert all(job.resubmits == 1 for job in self.do(people.due_resubmits))
+        assert all(job.state is State.CANCELLED for job in self.do(people.sweep_cancelled))
+
+    # --- what a person does -------------------------------------------------------------------
+
+    @rule(number=numbers)
     def cancel(self, number: int) -> None:
         job = self.job(number)
         self.by_person(job.id, not job.state.settled, lambda c: people.cancel(c, job.id))
 
-    @rule()
-    def sweep(self) -> None:
-        self.do(people.sweep_cancelled)
-
-    @precondition(lambda self: self.ids)
-    @rule(number=some_job)
+    @rule(number=numbers)
     def retry(self, number: int) -> None:
         job = self.job(number)
         self.by_person(job.id, job.state.settled, lambda c: people.retry(c, job.id))
 
-    @precondition(lambda self: self.ids)
-    @rule(number=some_job, verb=st.sampled_from([people.resubmit, people.give_up]))
+    @rule(number=numbers, verb=st.sampled_from(RESOLUTIONS))
     def resolve(self, number: int, verb: Callable[[Connection, int], Job]) -> None:
         job = self.job(number)
         self.by_person(job.id, job.state is State.IN_DOUBT, lambda c: verb(c, job.id))
-
-    @precondition(lambda self: self.ids)
-    @rule(number=some_job, over=st.booleans())
-    def adopt(self, number: int, over: bool) -> None:
-        job = self.job(number)
-
-        def adopted(c: Connection) -> Job:
-            if over:
-                return people.adopt_ended(c, job.id, DONE, KEPT, chat_id="c", session_id="s")
-            return people.adopt_run(c, job.id, run_id="r", chat_id="c", session_id="s")
-
-        self.by_person(job.id, job.state is State.IN_DOUBT, adopted)
-
-    @rule()
-    def wait_for_resubmission(self) -> None:
-        self.connection.execute(
-            text("UPDATE jobs SET resubmit_at = created_at WHERE resubmit_at IS NOT NULL")
-        )
-        again = self.do(people.due_resubmits)
-        assert all(job.resubmits == 1 for job in again)
 
     # --- what always holds --------------------------------------------------------------------
 
@@ -299,8 +296,7 @@ class Walk(RuleBasedStateMachine):
                 assert job.attempt >= 1
             archived = [row.attempt for row in look.previous_attempts(self.connection, job_id)]
             newest = job.attempt - 1 if job.sent_at is not None else job.attempt
-            assert archived == sorted(set(archived))
-            assert all(1 <= number <= newest for number in archived)
+            assert archived == list(range(1, newest + 1))
 
     @invariant()
     def the_log_tells_every_move_and_only_legal_ones(self) -> None:
@@ -355,7 +351,7 @@ def test_random_walks_keep_every_promise(desk: Desk) -> None:
         HereWalk,
         settings=settings(
             max_examples=60,
-            stateful_step_count=40,
+            stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

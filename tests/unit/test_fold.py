@@ -9,13 +9,9 @@ from typing import Any
 import pytest
 
 from orchestrator.recoup import MessageFold, fold_message
+from tests.unit.jsonvalues import canonical
 
 STREAMS = Path(__file__).parent.parent / "streams"
-
-
-def canonical(value: Any) -> str:
-    """Equal exactly for equal JSON values: 1 is 1.0, True is not 1, null is not absence."""
-    return json.dumps(json.loads(json.dumps(value), parse_int=float), sort_keys=True)
 
 
 def recorded() -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.recoup import EventParser, MessageFold, fold_message
 from orchestrator.recoup.resume import Remainder, ResponseReader
+from tests.unit.jsonvalues import canonical
 
 STREAMS = Path(__file__).parent.parent / "streams"
 RECORDED = json.loads((STREAMS / "wire/resume.json").read_text("utf-8"))
@@ -23,11 +24,6 @@ CANCELLED = {"type": "tool-output-error", "toolCallId": "c", "errorText": "Cance
 OUTPUT = {"type": "tool-output-available", "toolCallId": "c", "output": 1}
 FINISH = {"type": "finish"}
 COMMIT = {"type": "data-commit", "id": "1", "data": {"status": "pending"}}
-
-
-def canonical(value: Any) -> str:
-    """Equal exactly for equal JSON values: 1 is 1.0, True is not 1, null is not absence."""
-    return json.dumps(json.loads(json.dumps(value), parse_int=float), sort_keys=True)
 
 
 def reader(

@@ -38,7 +38,11 @@ def test_equals_what_the_package_parses(case: dict[str, Any]) -> None:
     ("body", "events"),
     [
         (b"data: 1\n\ndata: 2\n\n", [1, 2]),
-        (b"data: 1\r\rdata: 2\r\n\r\ndata: 3\n\r", [1, 2, 3]),
+        (b"data: 1\r\rdata: 2\r\n\r\ndata: 3\n\r\n", [1, 2, 3]),
+        (b"data: 1\r\rdata: 2\r\r", [1]),
+        (b"data: 1\n\ndata: 2\n\r", [1]),
+        (b"data: 1\n\ndata: 2\r\n\r", [1]),
+        (b"data: 1\r\r\r", [1]),
         (b"data:1\n\n", [1]),
         (b"data:  1\n\n", [1]),
         (b"data: [1,\ndata: 2]\n\n", [[1, 2]]),

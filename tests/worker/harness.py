@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import structlog
@@ -15,10 +15,10 @@ from sqlalchemy import Connection, text
 from orchestrator import Orchestrator
 from orchestrator.clock import SystemClock
 from orchestrator.config import Settings, fingerprint, load_settings
+from orchestrator.devserver.runs import Run
 from orchestrator.job import Job, Message
 from orchestrator.remote import client_for
 from orchestrator.states import State
-from orchestrator.store.engine import parse_url
 from orchestrator.store.store import Store
 from orchestrator.store.verbs import look
 from orchestrator.store.verbs.claim import Claimant
@@ -28,6 +28,8 @@ from orchestrator.worker.daemon import exit_code
 from orchestrator.worker.process import identify
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.worker import Worker
+
+T = TypeVar("T")
 
 BOUND_S = 20.0
 """How long a test waits for anything."""
@@ -63,7 +65,7 @@ class Bench:
 
     # --- settings and workers -----------------------------------------------------------------
 
-    def settings(self, **sections: Mapping[str, Any]) -> Settings:
+    def settings(self, **sections: Mapping[str, object]) -> Settings:
         """Quick settings for the server, with the keys of `sections` over them."""
         own = {"api": {"base_url": self.base_url}, "database": {"url": f"sqlite:///{self.path}"}}
         names = {*QUICK, *own, *sections}
@@ -129,7 +131,9 @@ class Bench:
                 ended = await worker.run()
             return exit_code(ended, worker)
 
-    def orchestrator(self, **sections: Mapping[str, Any]) -> AbstractAsyncContextManager[Orchestrator]:
+    def orchestrator(
+        self, **sections: Mapping[str, Any]
+    ) -> AbstractAsyncContextManager[Orchestrator]:
         """Open the Python API on the same database."""
         return Orchestrator(settings=self.settings(**sections), environ=self.environ)
 
@@ -262,7 +266,14 @@ class Bench:
         return job
 
 
-async def eventually(look_once: Callable[[], Awaitable[Any]], what: Callable[[], str]) -> Any:
+async def over(run: Run) -> None:
+    """Wait until a run of the server is over."""
+    with anyio.fail_after(BOUND_S):
+        while not run.over:
+            await run.changed.wait()
+
+
+async def eventually(look_once: Callable[[], Awaitable[T | None]], what: Callable[[], str]) -> T:
     """Look until there is something, and return it. Fails with `what` after a bound."""
     with anyio.move_on_after(BOUND_S):
         while True:

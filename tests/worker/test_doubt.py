@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from orchestrator.errors import NotAllowed, NotFound
 from orchestrator.testing import DevServer
 
-from .harness import Bench, canonical
+from .harness import BOUND_S, Bench, canonical, over
 
 PROMPT = 'hello [text="Hi there."]'
 SLOW = '[text="Found." tail=1]'
@@ -124,8 +125,9 @@ async def test_a_run_still_going_is_adopted_and_followed(bench: Bench) -> None:
     run = bench.server.runs.of_chat(chat_id)
     assert run is not None
     async with bench.orchestrator() as orc, bench.working():
-        while run.message is None:  # a chat shows up after its first model call
-            await run.changed.wait()
+        with anyio.fail_after(BOUND_S):
+            while run.message is None:  # a chat shows up after its first model call
+                await run.changed.wait()
         (candidate,) = await orc.candidates(job_id)
         assert (candidate.chat_id, candidate.active_run_id) == (chat_id, run.order.run_id)
         assert candidate.session_id == run.order.session_id
@@ -142,8 +144,7 @@ async def test_a_run_that_is_over_is_collected_at_once(bench: Bench) -> None:
     chat_id = chat_of(bench.server, PROMPT)
     run = bench.server.runs.of_chat(chat_id)
     assert run is not None
-    while not run.over:
-        await run.changed.wait()
+    await over(run)
     async with bench.orchestrator() as orc:
         (candidate,) = await orc.candidates(job_id)
         assert (candidate.active_run_id, candidate.text) == (None, "Hi there.")
@@ -161,8 +162,7 @@ async def test_an_adopted_run_that_ended_badly_fails_the_job(bench: Bench) -> No
     job_id = await doubtful(bench, prompt)
     run = bench.server.runs.of_chat(chat_of(bench.server, prompt))
     assert run is not None
-    while not run.over:
-        await run.changed.wait()
+    await over(run)
     async with bench.orchestrator() as orc:
         job = await orc.resolve(job_id, "adopt", chat_id=run.order.chat_id)
     assert (job.state, job.error_kind, job.result_text) == ("failed", "incomplete", "Half")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ FAILURES = [
 ]
 
 
-async def ran(bench: Bench, cases: list[Case], mode: str, **sections: dict[str, object]) -> list[Job]:
+async def ran(bench: Bench, cases: list[Case], mode: str, **sections: Any) -> list[Job]:
     """Run all cases at once, and check their rows against the cases and the server."""
     job_ids = await bench.enqueue(*(case.prompt for case in cases))
     settings = bench.settings(**{"follow": {"mode": mode}, **sections})
@@ -125,9 +126,7 @@ async def test_accepted_finish_reasons_complete(bench: Bench) -> None:
 
 
 async def test_a_last_step_that_ends_in_tool_calls_is_not_whole(bench: Bench) -> None:
-    (job,) = await ran(
-        bench, [Case("[finish=tool-calls]", "failed", "incomplete", None)], "auto"
-    )
+    (job,) = await ran(bench, [Case("[finish=tool-calls]", "failed", "incomplete", None)], "auto")
     assert job.finish_reason == "tool-calls"
     await bench.assert_kept(job)
 
@@ -167,8 +166,9 @@ UNSTEADY = [
     ),
     pytest.param([Fault(kind=Kind.RESET, route="status", probability=THIRD)], id="reset"),
     pytest.param([Fault(kind=Kind.CLOSE, route="status", probability=THIRD)], id="close"),
-    pytest.param([Fault(kind=Kind.BREAK_BODY, route="status", when="after", probability=THIRD)],
-                 id="half"),
+    pytest.param(
+        [Fault(kind=Kind.BREAK_BODY, route="status", when="after", probability=THIRD)], id="half"
+    ),
     pytest.param([Fault(kind=Kind.ANSWER, route="status", status=404, times=8)], id="404-a-while"),
     pytest.param([page(404, "status", times=8)], id="proxy-404"),
     pytest.param([page(403, "status", probability=THIRD)], id="proxy-403"),
@@ -281,7 +281,7 @@ async def test_the_configurations_clocks_hold_for_jobs_that_name_none(bench: Ben
 
 
 async def test_a_run_that_moves_does_not_stall(bench: Bench) -> None:
-    (job_id,) = await bench.enqueue('[delay=0.05 tokens=30]', stall_timeout=0.8)
+    (job_id,) = await bench.enqueue("[delay=0.05 tokens=30]", stall_timeout=0.8)
     assert await bench.once(bench.settings(follow={"mode": "stream"})) == 0
     assert bench.server.stats.stops == []
     assert (await bench.job(job_id)).state == "completed"

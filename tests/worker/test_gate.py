@@ -212,6 +212,21 @@ async def test_once_gives_up_at_a_gate_that_stays_closed(
     await assert_all_completed(bench, job_ids)
 
 
+async def test_a_worker_that_ended_amid_its_probe_hinders_nobody(bench: Bench) -> None:
+    bench.server.keys.revoke(bench.server.key)
+    (job_id,) = await bench.enqueue(PROMPTS[0])
+    async with bench.working():
+        await bench.until_gate(lambda row: row["reason"] == "unauthorized")
+    await bench.execute(
+        "UPDATE gates SET probing_until = '2999-01-01 00:00:00.000000',"
+        " probing_worker_id = (SELECT id FROM workers)"
+    )
+    bench.server.keys.allow(bench.server.key)
+    await bench.hurry()
+    assert await bench.once() == 0
+    await assert_all_completed(bench, [job_id])
+
+
 async def test_only_the_operator_opens_what_the_operator_closed(bench: Bench) -> None:
     who = Claimant("nobody", bench.server.url, fingerprint(bench.server.key))
     (first,) = await bench.enqueue('[text="One." tail=0.5]')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -11,8 +13,8 @@ from orchestrator.worker import leaving
 
 from .harness import Bench, canonical, eventually
 
-TOOLS = '[steps=3 tools=2 tool_time=0.4 delay=0.008 tokens=20 reasoning tail=0.8]'
-"""A run of some two seconds, much of them in the middle of tool calls; the tail after its `finish`
+TOOLS = "[steps=3 tools=2 tool_time=0.4 delay=0.008 tokens=20 reasoning tail=2]"
+"""A run of some three seconds, one in the middle of tool calls; the tail after its `finish`
 leaves a reader that is cut often the time to catch up."""
 
 STREAM = {"follow": {"mode": "stream"}}
@@ -27,7 +29,8 @@ async def streamed(bench: Bench, *prompts: str, mode: str = "stream") -> list[Jo
 
 def assert_resumed_in_step(server: DevServer, run_id: str | None) -> list[int]:
     """Check that no response began behind what had been received, and return the indexes."""
-    received, starts = 0, []
+    received = 0
+    starts: list[int] = []
     for call in server.stats.requests("stream"):
         if call.run_id != run_id or call.status not in (200, None):  # None: it was broken off
             continue
@@ -39,26 +42,25 @@ def assert_resumed_in_step(server: DevServer, run_id: str | None) -> list[int]:
     return starts
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(Fault(kind=Kind.CUT, route="stream", after=0.5), id="every-half-second"),
-        pytest.param(Fault(kind=Kind.CUT, route="stream", after=0.15), id="more-often"),
-        pytest.param(Fault(kind=Kind.CUT, route="stream", chunks=5), id="every-five-chunks"),
-        pytest.param(Fault(kind=Kind.DROP, route="stream", chunks=9, times=6), id="drops"),
-    ],
-)
-async def test_cuts_in_the_middle_of_tool_calls_leave_the_exact_message(
-    bench: Bench, fault: Fault
-) -> None:
+CUTS = [
+    Fault(kind=Kind.CUT, route="stream", after=0.5, prompt="twice a second"),
+    Fault(kind=Kind.CUT, route="stream", after=0.15, prompt="more often"),
+    Fault(kind=Kind.CUT, route="stream", chunks=10, prompt="every ten chunks"),
+    Fault(kind=Kind.DROP, route="stream", chunks=9, times=6, prompt="dropped"),
+]
+
+
+async def test_cuts_in_the_middle_of_tool_calls_leave_the_exact_message(bench: Bench) -> None:
     # The stored message is kept from us, so that what is compared is the fold.
     bench.server.faults.add("missing-step")
-    bench.server.faults.add(fault)
-    prompts = [
-        f"plain {TOOLS}",
-        f'refused {TOOLS.replace("]", " tool_error=Cancelled]")}',
-        f'empty {TOOLS.replace("]", " input={} output=null]")}',
-    ]
+    prompts: list[str] = []
+    for fault in CUTS:
+        bench.server.faults.add(fault)
+        prompts += [
+            f"plain, {fault.prompt} {TOOLS}",
+            f"refused, {fault.prompt} {TOOLS.replace(']', ' tool_error=Cancelled]')}",
+            f"empty, {fault.prompt} {TOOLS.replace(']', ' input={} output=null]')}",
+        ]
     for job in await streamed(bench, *prompts):
         assert (job.state, job.error_kind) == ("completed", None)
         await bench.assert_kept(job, source="stream")
@@ -66,7 +68,7 @@ async def test_cuts_in_the_middle_of_tool_calls_leave_the_exact_message(
 
 
 async def test_an_undisturbed_stream_is_opened_once(bench: Bench) -> None:
-    (job,) = await streamed(bench, TOOLS)
+    (job,) = await streamed(bench, '[steps=2 tools=2 reasoning sources files text="Done."]')
     await bench.assert_kept(job)
     assert bench.starts(job.run_id) == [0]
     assert "collect.difference" not in await bench.events(job.id)
@@ -81,36 +83,27 @@ async def test_a_stream_is_read_beyond_finish(bench: Bench) -> None:
     assert "left" not in call.faults
 
 
-@pytest.mark.parametrize("kind", [Kind.CUT, Kind.DROP])
-async def test_a_response_that_ends_inside_a_chunk_or_before_the_first(
-    bench: Bench, kind: Kind
-) -> None:
-    bench.server.faults.add(Fault(kind=kind, route="stream", chunks=0, times=2))
-    bench.server.faults.add("missing-step")
-    (job,) = await streamed(bench, '[steps=2 tool_time=1.6 text="Done." delay=0.01]')
-    assert job.state == "completed"
-    await bench.assert_kept(job, source="stream")
-    assert bench.starts(job.run_id)[:3] == [0, 0, 0]
-
-
-async def test_a_lone_finish_ends_nothing(bench: Bench) -> None:
-    bench.server.faults.add("missing-step")
-    bench.server.faults.add("cut", chunks=4, times=1)
-    bench.server.faults.add("no-stream", skip=1, times=2)
-    bench.server.faults.add("lone-finish", times=2)
-    (job,) = await streamed(bench, '[steps=2 tool_time=1.6 text="Done." delay=0.02]')
-    assert (job.state, job.result_text) == ("completed", "Done.")
-    await bench.assert_kept(job, source="stream")
-    assert bench.starts(job.run_id)[:4] == [0, 4, 4, 4]
-
-
-async def test_204_while_the_run_goes_on_is_asked_again(bench: Bench) -> None:
-    bench.server.faults.add("no-stream", times=2)
-    bench.server.faults.add("missing-step")
-    (job,) = await streamed(bench, '[steps=2 tool_time=1.6 text="Done." delay=0.02]')
-    assert job.state == "completed"
-    await bench.assert_kept(job, source="stream")
-    assert bench.starts(job.run_id) == [0, 0, 0]
+async def test_responses_that_bring_nothing_end_nothing(bench: Bench) -> None:
+    """204, a lone `finish`, and bodies that end before or inside their first chunk."""
+    faults = bench.server.faults
+    faults.add("missing-step")
+    faults.add("cut", chunks=0, times=2, prompt="empty")
+    faults.add("drop", chunks=0, times=2, prompt="half a chunk")
+    faults.add("no-stream", times=2, prompt="nothing")
+    faults.add("cut", chunks=4, times=1, prompt="lone")
+    faults.add("no-stream", skip=1, times=2, prompt="lone")
+    faults.add("lone-finish", times=2, prompt="lone")
+    starts = {
+        "empty": [0, 0, 0],
+        "half a chunk": [0, 0, 0],
+        "nothing": [0, 0, 0],
+        "lone": [0, 4, 4, 4],
+    }
+    prompts = [f'{name} [steps=2 tool_time=1.8 text="Done." delay=0.01]' for name in starts]
+    for job, expected in zip(await streamed(bench, *prompts), starts.values(), strict=True):
+        assert (job.state, job.result_text) == ("completed", "Done.")
+        await bench.assert_kept(job, source="stream")
+        assert bench.starts(job.run_id) == expected
 
 
 async def test_the_chunks_of_another_run_are_never_mixed_in(bench: Bench) -> None:
@@ -175,27 +168,34 @@ async def test_three_survived_breaks_make_an_origin_safe(
         assert job.state == "completed"
         assert (await bench.detail(job.id, "stream.leaving_learnt"))["run"] == "survived"
     assert await leaving_of(bench) == "safe"
-    more = [f'more {number} [text="Done." tail=0.5]' for number in range(8)]
-    await streamed(bench, *more, mode="auto")
-    assert bench.server.stats.max_open_streams == 8, "safe: streams without limit"
+    assert await most_open(bench, 6, mode="auto") == 6, "safe: streams without limit"
 
 
 @pytest.mark.parametrize("places", [0, 1, 4])
 async def test_trial_streams_bound_what_is_open_at_once(bench: Bench, places: int) -> None:
-    job_ids = await bench.enqueue(*(f'{number} [text="Done." tail=0.4]' for number in range(12)))
-    settings = bench.settings(
-        follow={"mode": "auto", "trial_streams": places}, submit={"concurrency": 12}
-    )
-    assert await bench.once(settings) == 0
-    for job_id in job_ids:
-        await bench.assert_completed(job_id, "Done.")
-    assert bench.server.stats.max_open_streams == places
+    assert await most_open(bench, places, mode="auto", trial_streams=places) == places
 
 
 async def test_stream_mode_knows_no_such_bound(bench: Bench) -> None:
-    prompts = [f'{number} [text="Done." tail=0.5]' for number in range(8)]
-    await streamed(bench, *prompts)
-    assert bench.server.stats.max_open_streams == 8
+    assert await most_open(bench, 6, mode="stream") == 6
+
+
+async def most_open(bench: Bench, expected: int, **follow: Any) -> int:
+    """Follow six runs that hang until `expected` streams are open, and end the runs; return how
+    many streams were open at most."""
+    job_ids = await bench.enqueue(*(f"{number} [hang]" for number in range(6)))
+    async with bench.working(bench.settings(follow=follow)):
+        for job_id in job_ids:
+            await bench.until_state(job_id, "running")
+
+        async def all_open() -> bool:
+            return bench.server.stats.open_streams == expected
+
+        await eventually(all_open, lambda: f"{expected} open streams")
+        for run in bench.server.runs:
+            bench.server.runs.settle(run, "failed")
+        await bench.until_settled(*job_ids)
+    return bench.server.stats.max_open_streams
 
 
 # --- checkpoints ------------------------------------------------------------------------------
@@ -256,12 +256,10 @@ async def opened(bench: Bench) -> bool:
 
 
 async def test_watch_shows_the_text_as_it_grows(bench: Bench) -> None:
-    texts: list[str] = []
     async with bench.orchestrator() as orc, bench.working(bench.settings(**STREAM)):
         handle = await orc.enqueue("[tokens=40 delay=0.05]")
         with anyio.fail_after(15):
-            async for update in handle.watch():
-                texts.append(update.text)
+            texts = [update.text async for update in handle.watch()]
         result = await handle.result()
         (message,) = await handle.messages()
     growing = [text for text in texts if 0 < len(text) < len(result)]

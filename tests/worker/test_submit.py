@@ -24,7 +24,12 @@ async def submitted(bench: Bench, *faults: Fault, event: str, **sections: dict[s
 
 def envelope(status: int, **headers: str) -> Fault:
     return Fault(
-        kind=Kind.ANSWER, route="start", times=1, status=status, error="no such luck", headers=headers
+        kind=Kind.ANSWER,
+        route="start",
+        times=1,
+        status=status,
+        error="no such luck",
+        headers=headers,
     )
 
 
@@ -156,9 +161,7 @@ async def test_the_same_answer_from_a_proxy_closes_the_gate(bench: Bench, status
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed_and_closes_the_gate(bench: Bench, status: int) -> None:
     bench.server.faults.add("proxy-404", route="status")  # the probe sees the wrong host too
-    job = await submitted(
-        bench, page(status, Location="/elsewhere"), event="submit.deferred"
-    )
+    job = await submitted(bench, page(status, Location="/elsewhere"), event="submit.deferred")
     assert (job.state, job.attempt, job.http_status) == ("queued", 0, status)
     gate = await bench.gate()
     assert gate["reason"] == "wrong_host"
@@ -227,8 +230,6 @@ async def test_an_answer_that_is_lost_or_unclear_leaves_the_job_in_doubt(
     if fault.kind is not Kind.DELAY:
         assert bench.server.stats.runs_by_prompt[PROMPT] == runs
     assert (await bench.gate())["closed_at"] is None
-
-
 
 
 @pytest.mark.parametrize("how", ["refused", "dns", "tls"])

@@ -27,7 +27,13 @@ def mark(connection: Connection, grip: Grip, body: Mapping[str, Any], by: str) -
     return write(
         connection,
         grip,
-        {"sent_at": db_now(), "attempt": jobs.c.attempt + 1, "request": dict(body)},
+        {
+            "sent_at": db_now(),
+            "attempt": jobs.c.attempt + 1,
+            "request": dict(body),
+            "error": None,
+            "http_status": None,
+        },
         event="submit.marked",
         only_if=jobs.c.sent_at.is_(None) & jobs.c.cancel_requested_at.is_(None),
         by=by,

@@ -39,11 +39,10 @@ def apply(
 
     `backoff_s` is the wait of a deferred job in seconds. Raises LeaseLost.
     """
-    values: dict[str, Any] = {
-        "error": outcome.error,
-        "http_status": outcome.http_status,
-        **outcome.columns,
-    }
+    values: dict[str, Any] = {"error": outcome.error, **outcome.columns}
+    if outcome.http_status is not None or outcome.state is State.QUEUED:
+        # A run's end brings no HTTP status of its own: that of the submission stays.
+        values["http_status"] = outcome.http_status
     match outcome.state:
         case State.QUEUED:
             values |= _requeued(outcome, backoff_s)
@@ -59,7 +58,7 @@ def apply(
             }
     if outcome.error_kind is not None:
         values["error_kind"] = outcome.error_kind.value
-    return write(
+    job = write(
         connection,
         grip,
         values,
@@ -69,6 +68,9 @@ def apply(
         seize=seize,
         by=by,
     )
+    if job.state.settled:
+        _drop_checkpoints(connection, job)
+    return job
 
 
 def _requeued(outcome: Outcome, backoff_s: float) -> dict[str, Any]:
@@ -117,7 +119,6 @@ def settle(
     """
     job = apply(connection, grip, outcome, by=by)
     save_messages(connection, job, kept)
-    drop_checkpoints(connection, job)
     if difference is not None:
         record(connection, job, "collect.difference", detail=difference, by=by)
     if retry_after_s is None:
@@ -167,7 +168,7 @@ def save_messages(connection: Connection, job: Job, kept: Sequence[Message]) -> 
         )
 
 
-def drop_checkpoints(connection: Connection, job: Job) -> None:
+def _drop_checkpoints(connection: Connection, job: Job) -> None:
     """Forget the raw chunks of a settled attempt."""
     connection.execute(
         delete(stream_checkpoints).where(

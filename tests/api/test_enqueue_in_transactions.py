@@ -1,0 +1,130 @@
+"""`connection=`: the job lives and dies with the caller's own transaction."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from orchestrator import NotFound, Orchestrator, SchemaMismatch, sync
+from orchestrator.store import migrations
+
+
+@pytest.fixture
+async def theirs(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """The caller's own engine: nothing of ours is registered on it."""
+    engine = create_async_engine(database_url.replace("sqlite:", "sqlite+aiosqlite:"))
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE orders (name TEXT)"))
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def theirs_blocking(database_url: str) -> Iterator[Engine]:
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE orders (name TEXT)"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+async def orc(database_url: str) -> AsyncIterator[Orchestrator]:
+    async with Orchestrator(database_url) as orc:
+        yield orc
+
+
+ORDER = text("INSERT INTO orders VALUES ('one')")
+
+
+async def both(orc: Orchestrator) -> tuple[int, int]:
+    """How many orders and how many jobs there are."""
+    (row,) = await orc.sql(
+        "SELECT (SELECT count(*) FROM orders) AS orders, (SELECT count(*) FROM jobs) AS jobs"
+    )
+    return row["orders"], row["jobs"]
+
+
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("kind", [AsyncConnection, AsyncSession])
+async def test_async(
+    orc: Orchestrator,
+    theirs: AsyncEngine,
+    kind: type[AsyncConnection | AsyncSession],
+    commits: bool,
+) -> None:
+    caller = AsyncSession(theirs) if kind is AsyncSession else theirs.connect()
+    async with caller as mine:
+        await mine.execute(ORDER)
+        handle = await orc.enqueue("x", connection=mine)
+        assert handle.created
+        assert await both(orc) == (0, 0), "nothing is seen before the commit"
+        await (mine.commit() if commits else mine.rollback())
+    assert await both(orc) == ((1, 1) if commits else (0, 0))
+    if commits:
+        assert (await handle.get()).prompt == "x"
+    else:
+        with pytest.raises(NotFound):
+            await handle.get()
+
+
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("session", [True, False])
+@pytest.mark.parametrize("twin", [True, False])
+async def test_blocking(
+    orc: Orchestrator,
+    theirs_blocking: Engine,
+    database_url: str,
+    session: bool,
+    commits: bool,
+    twin: bool,
+) -> None:
+    with Session(theirs_blocking) if session else theirs_blocking.connect() as mine:
+        mine.execute(ORDER)
+        if twin:
+            created = sync.Orchestrator(database_url).enqueue("x", connection=mine).created
+        else:
+            created = (await orc.enqueue("x", connection=mine)).created
+        assert created
+        _ = mine.commit() if commits else mine.rollback()
+    assert await both(orc) == ((1, 1) if commits else (0, 0))
+
+
+async def test_an_event_comes_with_the_job(orc: Orchestrator, theirs: AsyncEngine) -> None:
+    async with theirs.begin() as mine:
+        handles = await orc.enqueue_many([{"prompt": "a"}, {"prompt": "b"}], connection=mine)
+    for handle in handles:
+        assert [event.event for event in await handle.events()] == ["job.enqueued"]
+
+
+async def test_nothing_of_the_callers_is_committed_or_closed(
+    orc: Orchestrator, theirs: AsyncEngine
+) -> None:
+    ended: list[str] = []
+    for name in ("commit", "rollback"):
+        event.listen(theirs.sync_engine, name, lambda *_, name=name: ended.append(name))
+    async with theirs.connect() as mine, mine.begin():
+        await orc.enqueue("x", connection=mine)
+        assert ended == []
+        assert mine.in_transaction()
+
+
+async def test_a_schema_that_is_not_ours_is_refused(orc: Orchestrator, tmp_path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/other.db")
+    async with engine.connect() as mine:
+        with pytest.raises(SchemaMismatch, match="no tables of the orchestrator"):
+            await orc.enqueue("x", connection=mine)
+    await engine.dispose()
+
+
+async def test_a_newer_schema_is_refused(orc: Orchestrator, theirs: AsyncEngine) -> None:
+    assert migrations.head() != "9999"
+    async with theirs.connect() as mine:
+        await mine.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        with pytest.raises(SchemaMismatch, match="newer"):
+            await orc.enqueue("x", connection=mine)
