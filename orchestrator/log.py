@@ -6,16 +6,13 @@ import logging
 import math
 import os
 import sys
-from typing import TYPE_CHECKING, Literal, TextIO
+from collections.abc import Mapping
+from typing import Literal, TextIO
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from orchestrator.printable import never_raise, printable, redacted
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from structlog.typing import EventDict, Processor, WrappedLogger
 
 _HANDLER = "orchestrator"
 

@@ -5,21 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from orchestrator.config.settings import URL_KEYS, Settings
 from orchestrator.config.values import safe_url
 from orchestrator.errors import ConfigError
 from orchestrator.printable import printable, redacted
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pydantic_core import ErrorDetails
 
 FILE_VARIABLE = "ORCHESTRATOR_CONFIG"
 

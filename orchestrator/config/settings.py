@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -26,9 +27,6 @@ from orchestrator.config.values import (
     Words,
     safe_url,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 URL_KEYS = frozenset({"base_url", "proxy", "url"})
 """Keys whose values may hold a password, and are shown through `safe_url`."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from aiohttp import web
 
 from orchestrator.devserver.wire import Json, stringify
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 CORS: Final[Mapping[str, str]] = {
     "Access-Control-Allow-Origin": "*",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import anyio
 from aiohttp import web
@@ -15,17 +15,13 @@ from aiohttp import web
 from orchestrator.devserver.answers import Refused, answer
 from orchestrator.devserver.bodies import Body, is_uuid, read_body
 from orchestrator.devserver.faults import Faults, Kind
+from orchestrator.devserver.keys import Keys
 from orchestrator.devserver.plan import plan_run
 from orchestrator.devserver.record import Call, Record, Stop
 from orchestrator.devserver.runs import TITLE, Run, Runs
 from orchestrator.devserver.script import read_script
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from orchestrator.devserver.keys import Keys
-    from orchestrator.devserver.timing import Timing
-    from orchestrator.devserver.wire import Json
+from orchestrator.devserver.timing import Timing
+from orchestrator.devserver.wire import Json
 
 
 @dataclass(slots=True)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from orchestrator.devserver.answers import Refused
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from orchestrator.devserver.wire import Json
+from orchestrator.devserver.wire import Json
 
 DEFAULT_MODEL: Final = "moonshotai/kimi-k3"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)

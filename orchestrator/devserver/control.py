@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import anyio
 from aiohttp import web
 
 from orchestrator.devserver.answers import answer
 from orchestrator.devserver.faults import PRESETS, Fault, Faults
+from orchestrator.devserver.keys import Keys
+from orchestrator.devserver.record import Record
 from orchestrator.devserver.runs import FINAL, Run, Runs
-
-if TYPE_CHECKING:
-    from orchestrator.devserver.keys import Keys
-    from orchestrator.devserver.record import Record
 
 
 class Door(Protocol):

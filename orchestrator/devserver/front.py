@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import anyio
 from aiohttp import web
@@ -16,9 +16,7 @@ from orchestrator.devserver.answers import CORS, Refused, answer, not_found_page
 from orchestrator.devserver.bodies import submitted_text
 from orchestrator.devserver.faults import Fault, Faults, Kind
 from orchestrator.devserver.record import Call, Record
-
-if TYPE_CHECKING:
-    from orchestrator.devserver.runs import Runs
+from orchestrator.devserver.runs import Runs
 
 Handler: TypeAlias = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]
 _Plain: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]

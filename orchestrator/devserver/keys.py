@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from aiohttp import web
 
 from orchestrator.devserver.answers import Refused
-
-if TYPE_CHECKING:
-    from aiohttp import web
 
 _NAMESPACE: Final = uuid.UUID("6a0b1c2d-3e4f-4a5b-8c6d-7e8f90a1b2c3")
 

@@ -10,14 +10,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from orchestrator.devserver.script import MADE_UP
+from orchestrator.devserver.script import MADE_UP, Script
 from orchestrator.devserver.usage import Meter, Usage
-
-if TYPE_CHECKING:
-    from orchestrator.devserver.script import Script
-    from orchestrator.devserver.wire import Chunk, Json
+from orchestrator.devserver.wire import Chunk, Json
 
 FOREVER: Final = float("inf")
 """The pause of a run that hangs."""

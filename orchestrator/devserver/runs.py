@@ -6,17 +6,14 @@ import asyncio
 import secrets
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from orchestrator.devserver.faults import Faults, Kind
 from orchestrator.devserver.plan import FOREVER, Pace, Plan, plan_early_failure, plan_run
 from orchestrator.devserver.script import Script, read_script
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from orchestrator.devserver.wire import Chunk, Json
+from orchestrator.devserver.wire import Chunk, Json
 
 FINAL: Final = frozenset({"completed", "failed", "cancelled"})
 TITLE: Final = "Scheduled generation"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from types import TracebackType
+from typing import Final, Self
 
 import anyio
 from aiohttp import web
@@ -20,10 +22,6 @@ from orchestrator.devserver.runs import Runs
 from orchestrator.devserver.shelf import SqliteShelf
 from orchestrator.devserver.streams import Streams
 from orchestrator.devserver.timing import Timing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from types import TracebackType
 
 DEV_KEY: Final = "recoup_sk_dev"
 """The key that is valid where no other is named."""

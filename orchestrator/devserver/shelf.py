@@ -5,12 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from dataclasses import astuple, fields
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from orchestrator.devserver.runs import Order, Run, Runs
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _ORDER: Final = tuple(field.name for field in fields(Order))
 

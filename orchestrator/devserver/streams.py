@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 from aiohttp import web
@@ -14,15 +15,11 @@ from aiohttp import web
 from orchestrator.devserver.answers import CORS, Refused
 from orchestrator.devserver.bodies import is_uuid
 from orchestrator.devserver.faults import Fault, Faults, Kind
+from orchestrator.devserver.keys import Keys
+from orchestrator.devserver.record import Call, Record
 from orchestrator.devserver.runs import Run, Runs, new_run_id
+from orchestrator.devserver.timing import Timing
 from orchestrator.devserver.wire import DONE, Chunk, frame
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from orchestrator.devserver.keys import Keys
-    from orchestrator.devserver.record import Call, Record
-    from orchestrator.devserver.timing import Timing
 
 _LOOK_S: Final = 0.02
 """How soon the server notices that a reader left."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from orchestrator.devserver.wire import Json
+from orchestrator.devserver.wire import Json
 
 _RAW_REASONS: Final = {"stop": "end_turn", "tool-calls": "tool_use", "length": "max_tokens"}
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from orchestrator.recoup.answers import Json
-    from orchestrator.recoup.reply import Reply
+from orchestrator.recoup.answers import Json
+from orchestrator.recoup.reply import Reply
 
 _SHOWN = 500  # characters of a body that has no sentence of its own
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
 
 import anyio
 
@@ -14,6 +16,7 @@ from orchestrator.recoup import reading
 from orchestrator.recoup.answers import (
     Answered,
     ChatListing,
+    Json,
     NoAnswer,
     NoStream,
     NotSent,
@@ -36,12 +39,6 @@ from orchestrator.recoup.transport import (
     timeouts,
     tls_context,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from types import TracebackType
-
-    from orchestrator.recoup.answers import Json
 
 T = TypeVar("T")
 

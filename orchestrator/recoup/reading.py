@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from orchestrator.recoup.answers import (
     Accepted,
     Answered,
     ChatListing,
     Generated,
+    Json,
     NoAnswer,
     RunState,
     RunStatus,
@@ -33,12 +35,7 @@ from orchestrator.recoup.body import (
     shown_text,
 )
 from orchestrator.recoup.ids import is_id, run_id_of_location
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from orchestrator.recoup.answers import Json
-    from orchestrator.recoup.reply import Reply
+from orchestrator.recoup.reply import Reply
 
 T = TypeVar("T")
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+import anyio
 import httpx
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import anyio
 
 
 @dataclass(frozen=True, slots=True)

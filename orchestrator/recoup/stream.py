@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TypeAlias
 
 import anyio
+import httpx
 
 from orchestrator.recoup.answers import NoStream, StreamHead, Trouble, TroubleKind
 from orchestrator.recoup.ids import is_id
 from orchestrator.recoup.reading import trouble_of, unreadable
 from orchestrator.recoup.reply import Reply, described, read_body
 from orchestrator.recoup.transport import CONNECT_S
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
-
-    import httpx
 
 _ERROR_BODY = 1 << 20
 _CLOSE_S = 5.0

@@ -7,18 +7,15 @@ classes of the transports do not tell.
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
+import httpx
 
 from orchestrator.recoup.reply import Reply, exchange
 from orchestrator.recoup.transport import CONNECT_S, timeouts
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-
-    import httpx
 
 Mark: TypeAlias = "Callable[[], Awaitable[bool]]"
 """Records durably that the request is about to go out; False means: do not send."""

@@ -10,17 +10,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import ssl
 from base64 import b64encode
+from collections.abc import Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Sequence
 
 _HOST = re.compile(r"[\w.:-]+")
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import structlog
 
 from orchestrator.printable import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _log = structlog.get_logger(__name__)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from clients import recoup
-from rawserver import always, answer, serving
 
 from orchestrator.recoup.answers import (
     Trouble,
     TroubleKind,
 )
 from orchestrator.recoup.client import RecoupClient
+from tests.remote.clients import recoup
+from tests.remote.rawserver import always, answer, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from clients import recoup
-from rawserver import Peer, always, answer, serving
 
 from orchestrator.recoup.answers import (
     ChatListing,
@@ -17,6 +15,8 @@ from orchestrator.recoup.answers import (
     Trouble,
     TroubleKind,
 )
+from tests.remote.clients import recoup
+from tests.remote.rawserver import Peer, always, answer, serving
 
 if TYPE_CHECKING:
     pass

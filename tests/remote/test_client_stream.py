@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from clients import recoup
-from rawserver import BOUND_S, STREAM_HEAD, Peer, answer, piece, serving
 
 from orchestrator.recoup.answers import NoStream, StreamHead, Trouble, TroubleKind
 from orchestrator.recoup.stream import OpenStream
+from tests.remote.clients import recoup
+from tests.remote.rawserver import BOUND_S, STREAM_HEAD, Peer, answer, piece, serving
 
 if TYPE_CHECKING:
     from orchestrator.recoup.client import RecoupClient

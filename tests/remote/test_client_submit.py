@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from clients import Mark, recoup
-from rawserver import BOUND_S, Peer, always, answer, serving
 
 from orchestrator.recoup.answers import Accepted, Answered, Generated, NoAnswer, NotSent
+from tests.remote.clients import Mark, recoup
+from tests.remote.rawserver import BOUND_S, Peer, always, answer, serving
 
 if TYPE_CHECKING:
     pass

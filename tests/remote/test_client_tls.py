@@ -8,10 +8,10 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from clients import Mark, recoup
-from rawserver import Peer, always, answer, serving
 
 from orchestrator.recoup.answers import Accepted, NotSent, RunState
+from tests.remote.clients import Mark, recoup
+from tests.remote.rawserver import Peer, always, answer, serving
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from clients import recoup
-from rawserver import BOUND_S, Peer, always, answer, serving
 
 from orchestrator.recoup.answers import (
     RunState,
@@ -15,6 +13,8 @@ from orchestrator.recoup.answers import (
     Trouble,
     TroubleKind,
 )
+from tests.remote.clients import recoup
+from tests.remote.rawserver import BOUND_S, Peer, always, answer, serving
 
 if TYPE_CHECKING:
     pass
