@@ -34,6 +34,7 @@ class Gatekeeper:
         self._tools = tools
         self._ambiguous = 0
         self._unreached = 0
+        self._shut = True  # until it was read: an accepted run then opens it in any case
         self._probe_wait = Backoff(first=PROBE_FIRST_S, most=PROBE_MOST_S, rand=tools.rand)
         self._payment_wait = Backoff(first=PAYMENT_FIRST_S, most=PAYMENT_MOST_S, rand=tools.rand)
 
@@ -56,8 +57,10 @@ class Gatekeeper:
         match signal:
             case Signal.ACCEPTED:
                 self._ambiguous = self._unreached = 0
-                await self._open("a run was accepted")
+                if self._shut:
+                    await self._open("a run was accepted")
             case Signal.UNAUTHORIZED:
+                self._shut = True
                 await self._write(partial(verbs.suspect, look_again_s=LOOK_AGAIN_S))
             case Signal.PAYMENT_REQUIRED:
                 await self._close(Reason.PAYMENT_REQUIRED, words, self._payment_wait.seconds(1))
@@ -80,6 +83,7 @@ class Gatekeeper:
         `at_start` probes at once: a worker is often restarted because something was mended.
         """
         gate = await self.read()
+        self._shut = not gate.open
         if gate.open or gate.reason is Reason.OPERATOR:
             return
         for_s = self._tools.settings.submit.timeout + 60.0
@@ -110,7 +114,8 @@ class Gatekeeper:
         signal = await canary()
         if signal is Signal.ACCEPTED:
             return  # heard() has opened the gate
-        if signal is None and opens_without:
+        if opens_without and signal in (None, Signal.NEUTRAL):
+            # There was no job to try, or the API refused it in its own words.
             await self._open("the API answers")
             return
         wait_s = wait.seconds(gate.probes + 1)
@@ -129,11 +134,13 @@ class Gatekeeper:
         await self._write(partial(verbs.end_probe, next_s=wait_s, detail=detail))
 
     async def _close(self, reason: Reason, detail: str, probe_s: float) -> None:
+        self._shut = True
         if await self._write(partial(verbs.close, reason=reason, detail=detail, probe_s=probe_s)):
             self._tools.log.error("gate.closed", reason=reason.value, detail=detail)
 
     async def _open(self, why: str) -> None:
         self._ambiguous = self._unreached = 0
+        self._shut = False
         if await self._write(verbs.open_gate):
             self._tools.log.info("gate.opened", why=why)
 
