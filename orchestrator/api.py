@@ -36,7 +36,6 @@ from orchestrator.faces import (
     to_each,
 )
 from orchestrator.job import Event, Job, Message
-from orchestrator.remote import client_for
 from orchestrator.resolving import Candidate
 from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
@@ -195,6 +194,8 @@ class Orchestrator:
         """
         if decision != "adopt" or chat_id is None:
             return await self._write(resolving_by(decision, job_id))
+        from orchestrator.remote import client_for  # two HTTP libraries, for these two calls only
+
         store = await self._opened()
         accept = frozenset(self.settings.collect.accept_finish)
         async with client_for(self.settings, self._environ) as client:
@@ -202,6 +203,8 @@ class Orchestrator:
 
     async def candidates(self, job_id: int) -> list[Candidate]:
         """Return the chats that may hold the run of a job in doubt, the newest first."""
+        from orchestrator.remote import client_for  # as in `resolve`
+
         store = await self._opened()
         job = await self.get(job_id)
         async with client_for(self.settings, self._environ) as client:

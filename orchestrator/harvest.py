@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.job import Message
-from orchestrator.message import whole_text
+from orchestrator.message import parts_of, whole_text
 from orchestrator.recoup.answers import SessionChat, Trouble
 from orchestrator.verdict import Collected
 
@@ -53,13 +53,11 @@ def is_earlier(stored: Mapping[str, Any], folded: Mapping[str, Any] | None) -> b
     return len(have) < len(want) and want[: len(have)] == have
 
 
-def _solid_parts(message: Mapping[str, Any]) -> list[Any]:
+def _solid_parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     parts = [
-        part
-        for part in message.get("parts") or []
-        if not (isinstance(part, Mapping) and str(part.get("type", "")).startswith("data-"))
+        part for part in parts_of(message) if not str(part.get("type", "")).startswith("data-")
     ]
-    while parts and isinstance(parts[-1], Mapping) and parts[-1].get("type") == "step-start":
+    while parts and parts[-1].get("type") == "step-start":
         parts.pop()
     return parts
 
@@ -98,8 +96,8 @@ def _difference(stored: Mapping[str, Any], folded: Folded) -> dict[str, Any] | N
     return {
         "kept": "server",
         "why": "metadata differs" if same_parts else "parts differ",
-        "stored_parts": len(stored.get("parts") or []),
-        "folded_parts": len(folded.message.get("parts") or []),
+        "stored_parts": len(parts_of(stored)),
+        "folded_parts": len(parts_of(folded.message)),
     }
 
 

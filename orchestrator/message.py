@@ -8,7 +8,7 @@ from typing import Any
 
 def answer_text(message: Mapping[str, Any]) -> str:
     """The answer: the text parts after the last `step-start` that has a part after it, joined."""
-    parts = [part for part in message.get("parts") or [] if isinstance(part, Mapping)]
+    parts = parts_of(message)
     while parts and parts[-1].get("type") == "step-start":
         parts.pop()
     starts = [index for index, part in enumerate(parts) if part.get("type") == "step-start"]
@@ -18,8 +18,13 @@ def answer_text(message: Mapping[str, Any]) -> str:
 
 def whole_text(message: Mapping[str, Any]) -> str:
     """All text parts of a message, joined by blank lines."""
-    parts = [part for part in message.get("parts") or [] if isinstance(part, Mapping)]
-    return "\n\n".join(texts(parts))
+    return "\n\n".join(texts(parts_of(message)))
+
+
+def parts_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts of a message that are objects; none where `parts` is no list."""
+    parts = message.get("parts")
+    return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
 
 
 def texts(parts: list[Mapping[str, Any]]) -> list[str]:

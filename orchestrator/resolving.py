@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import NotAllowed, NotFound, StoreUnavailable
 from orchestrator.harvest import Folded, harvest
 from orchestrator.job import Job
 from orchestrator.recoup.answers import ChatListing, Trouble
-from orchestrator.recoup.client import RecoupClient
 from orchestrator.states import State
 from orchestrator.store.store import Store
 from orchestrator.store.verbs import look, people
 from orchestrator.verdict import after_adoption
+
+if TYPE_CHECKING:
+    from orchestrator.recoup.client import RecoupClient
 
 TITLE = "Scheduled generation"
 """The service's title of a chat that a run made."""

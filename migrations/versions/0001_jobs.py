@@ -297,14 +297,20 @@ SELECT j.id, j.queue, j.batch, j.state, j.priority, j.available_at, j.scheduled_
        WHEN q.paused_at IS NOT NULL
            THEN 'its queue ' || j.queue || ', paused' || coalesce(': ' || q.paused_reason, '')
        WHEN j.scheduled_at > {now_in_view} THEN 'its time, ' || {scheduled_text} || ' UTC'
-       WHEN (SELECT count(*) FROM gates WHERE closed_at IS NOT NULL) > 0
-           THEN 'the gate, closed: ' || (SELECT g.reason || coalesce(' (' || g.detail || ')', '')
-                FROM gates g WHERE g.closed_at IS NOT NULL ORDER BY g.closed_at LIMIT 1)
+       WHEN (SELECT count(*) FROM workers w WHERE w.stopped_at IS NULL) = 0
+           THEN 'a worker: none is running'
+       WHEN (SELECT count(*) FROM workers w WHERE w.stopped_at IS NULL AND NOT EXISTS (
+                SELECT 1 FROM gates g WHERE g.api_origin = w.api_origin
+                AND g.key_fingerprint = w.key_fingerprint AND g.closed_at IS NOT NULL)) = 0
+           THEN 'the gate, closed' || coalesce((
+                SELECT ': ' || g.reason || coalesce(' (' || g.detail || ')', '')
+                FROM gates g JOIN workers w ON g.api_origin = w.api_origin
+                AND g.key_fingerprint = w.key_fingerprint
+                WHERE w.stopped_at IS NULL AND g.closed_at IS NOT NULL
+                ORDER BY g.closed_at LIMIT 1), '')
        WHEN j.available_at > {now_in_view}
            THEN 'its back-off until ' || {available_text} || ' UTC'
                 || coalesce(' after: ' || j.error, '')
-       WHEN (SELECT count(*) FROM workers w WHERE w.stopped_at IS NULL) = 0
-           THEN 'a worker: none is running'
        WHEN q.concurrency IS NOT NULL AND q.concurrency <= (SELECT count(*) FROM jobs r
                 WHERE r.queue = j.queue AND r.state IN ('submitting', 'running'))
            THEN 'a place in its queue ' || j.queue || ', limited to ' || q.concurrency

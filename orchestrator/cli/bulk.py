@@ -107,7 +107,15 @@ def _text_lines(text: str) -> Iterator[Record]:
 
 
 def _csv_records(text: str) -> Iterator[Record]:
-    csv.field_size_limit(max(len(text), 1))  # the library's own limit cuts long prompts off
+    # The library's own limit refuses long prompts. It is the whole process's, so it is put back.
+    limit = csv.field_size_limit(max(len(text), 1))
+    try:
+        yield from _csv_rows(text)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _csv_rows(text: str) -> Iterator[Record]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     number = 1

@@ -14,7 +14,8 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, Operationa
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.printable import never_raise, printable, redacted
 
-UNEXPECTED, USAGE, TRY_LATER, CONFIGURATION, INTERRUPTED = 1, 2, 75, 78, 130
+UNEXPECTED, USAGE, SOME_NOT_COMPLETED = 1, 2, 3
+TRY_LATER, CONFIGURATION, INTERRUPTED = 75, 78, 130
 
 _DRIVERS = frozenset({"psycopg", "aiosqlite"})
 

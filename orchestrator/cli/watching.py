@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import anyio
 
 from orchestrator.api import JobHandle, Orchestrator, Update
+from orchestrator.cli.failures import SOME_NOT_COMPLETED
 from orchestrator.cli.render import Output
 from orchestrator.states import State
-from orchestrator.worker.daemon import EXIT_SOME_NOT_COMPLETED
 
 
 class _One:
@@ -80,4 +80,4 @@ async def watch_all(orc: Orchestrator, out: Output, job_ids: Sequence[int]) -> i
     async with anyio.create_task_group() as tasks:
         for job_id in dict.fromkeys(job_ids):
             tasks.start_soon(follow, orc.handle(job_id))
-    return 0 if all(end is State.COMPLETED for end in ends) else EXIT_SOME_NOT_COMPLETED
+    return 0 if all(end is State.COMPLETED for end in ends) else SOME_NOT_COMPLETED

@@ -16,7 +16,7 @@ from tenacity.wait import wait_exponential
 from orchestrator import log
 from orchestrator.api import JobHandle, Orchestrator
 from orchestrator.cli.bulk import FORMS, Line, form_of, read_jobs, with_times
-from orchestrator.cli.failures import TRY_LATER, BadInput
+from orchestrator.cli.failures import SOME_NOT_COMPLETED, TRY_LATER, BadInput
 from orchestrator.cli.frame import Frame, command, pass_frame
 from orchestrator.cli.options import (
     as_json,
@@ -37,7 +37,6 @@ from orchestrator.store.store import Store
 from orchestrator.store.verbs import look
 from orchestrator.store.verbs.enqueue import OnConflict
 from orchestrator.store.verbs.look import Filter
-from orchestrator.worker.daemon import EXIT_SOME_NOT_COMPLETED, Run, run_daemon
 
 LOOK_FIRST_S, LOOK_MOST_S = 0.1, 1.0
 """How often `wait` looks at the database."""
@@ -267,6 +266,9 @@ def worker(
     on with them. With --once the exit code is 3 if a job did not complete, and 75 if the API
     could not be used.
     """
+    # The other commands of this module need neither the worker nor its two HTTP libraries.
+    from orchestrator.worker.daemon import Run, run_daemon
+
     settings = frame.settings(worker={"queues": queues or None, "concurrency": concurrency})
     log.configure(frame.level(settings.log.level), settings.log.format)
     return anyio.run(run_daemon, settings, Run(once=once, max_jobs=max_jobs))
@@ -317,7 +319,7 @@ async def _wait(
     if left:
         out.line(f"{_jobs(len(left))} still not at rest after {timeout:g} s")
         return TRY_LATER
-    return EXIT_SOME_NOT_COMPLETED if others else 0
+    return SOME_NOT_COMPLETED if others else 0
 
 
 async def _until_at_rest(

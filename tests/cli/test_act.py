@@ -1,70 +1,65 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
-import anyio
 import pytest
+from anyio.from_thread import BlockingPortal
 
 from orchestrator.testing import DevServer
 
-from .shell import Done, Shell
-
-
-async def aside(shell: Shell, *args: str, code: int | None = 0) -> Done:
-    return await anyio.to_thread.run_sync(partial(shell, *args, code=code))
+from .shell import Shell
 
 
 @pytest.fixture
-async def doubted(shell: Shell, server: DevServer) -> Shell:
+def doubted(shell: Shell, server: DevServer) -> Shell:
     """Two jobs in doubt: their runs were started and the answers were lost."""
     server.faults.add("lost-answer", times=2)
     for prompt in ("one", "two"):
-        await aside(shell, "enqueue", prompt, "--batch", "b")
-    await aside(shell, "worker", "--once", "--max-jobs", "2", code=3)
+        shell("enqueue", prompt, "--batch", "b")
+    shell("worker", "--once", "--max-jobs", "2", code=3)
     assert shell.sql("select state from jobs") == [("in_doubt",), ("in_doubt",)]
     return shell
 
 
-async def test_a_job_in_doubt_is_shown_with_what_may_be_done(doubted: Shell) -> None:
+def test_a_job_in_doubt_is_shown_with_what_may_be_done(doubted: Shell) -> None:
     shell = doubted
-    status = (await aside(shell, "status")).out
+    status = shell("status").out
     assert "decide: orchestrator resolve 1" in status
     assert "in_doubt          2" in status
-    page = (await aside(shell, "resolve", "1")).out
+    page = shell("resolve", "1").out
     for choice in ("--adopt CHAT_ID", "--resubmit", "--fail"):
         assert f"orchestrator resolve 1 {choice}" in page
     assert "only after its first model call" in page
 
 
-async def test_a_chat_is_adopted_by_its_id(doubted: Shell, server: DevServer) -> None:
+def test_a_chat_is_adopted_by_its_id(doubted: Shell, server: DevServer) -> None:
     shell = doubted
     chats = [run.order.chat_id for run in server.runs]
-    page = (await aside(shell, "resolve", "1")).out
+    page = shell("resolve", "1").out
     assert all(chat in page for chat in chats)
-    done = await aside(shell, "resolve", "1", "--adopt", chats[0])
+    done = shell("resolve", "1", "--adopt", chats[0])
     assert done.out == "1 completed\n"
     assert shell.sql("select chat_id from jobs where id = 1") == [(chats[0],)]
-    again = await aside(shell, "resolve", "2", "--adopt", chats[0], code=1)
+    again = shell("resolve", "2", "--adopt", chats[0], code=1)
     assert "belongs to another job already" in again.err
 
 
-async def test_jobs_in_doubt_are_resubmitted_or_given_up(doubted: Shell) -> None:
+def test_jobs_in_doubt_are_resubmitted_or_given_up(doubted: Shell) -> None:
     shell = doubted
-    await aside(shell, "resolve", "--all-in-doubt", "--fail", "--dry-run")
+    shell("resolve", "--all-in-doubt", "--fail", "--dry-run")
     assert shell.sql("select count(*) from jobs where state = 'in_doubt'") == [(2,)]
-    assert (await aside(shell, "resolve", "1", "--fail")).out == "1 failed\n"
-    out = (await aside(shell, "resolve", "--all-in-doubt", "--batch", "b", "--resubmit")).out
+    assert shell("resolve", "1", "--fail").out == "1 failed\n"
+    out = shell("resolve", "--all-in-doubt", "--batch", "b", "--resubmit").out
     assert out == "2 queued\n"
-    done = await aside(shell, "resolve", "1", code=1)
+    done = shell("resolve", "1", code=1)
     assert done.err == "error: job 1 is failed, not in doubt\n"
 
 
-async def test_without_the_api_the_choices_are_still_shown(
-    doubted: Shell, server: DevServer
+def test_without_the_api_the_choices_are_still_shown(
+    doubted: Shell, server: DevServer, portal: BlockingPortal
 ) -> None:
-    await server.refuse()
-    done = await aside(doubted, "resolve", "1", code=75)
+    portal.call(server.refuse)
+    done = doubted("resolve", "1", code=75)
     assert "they cannot be listed" in done.out
     assert "orchestrator resolve 1 --fail" in done.out
 
@@ -141,9 +136,9 @@ def test_an_operator_closes_what_an_outage_had_closed(shell: Shell) -> None:
     assert shell.sql("select reason, next_probe_at from gates") == [("operator", None)]
 
 
-async def test_a_closed_gate_holds_submissions_back(shell: Shell, server: DevServer) -> None:
-    await aside(shell, "enqueue", "x", "--expires", "+2s")
-    await aside(shell, "gate", "close")
-    await aside(shell, "worker", "--once", code=3)
+def test_a_closed_gate_holds_submissions_back(shell: Shell, server: DevServer) -> None:
+    shell("enqueue", "x", "--expires", "+2s")
+    shell("gate", "close")
+    shell("worker", "--once", code=3)
     assert shell.sql("select error_kind from jobs") == [("expired",)]
     assert len(server.stats.posts_by_prompt) == 0

@@ -146,6 +146,15 @@ def test_csv_with_lists_json_and_line_breaks(shell: Shell) -> None:
     ]
 
 
+def test_a_cell_of_csv_may_be_long_and_other_readers_keep_their_limit(shell: Shell) -> None:
+    limit = csv.field_size_limit()
+    prompt = "p" * (limit + 1)
+    (shell.folder / "f.csv").write_text(f"prompt,batch\n{prompt},b\n")
+    shell("enqueue", "--file", "f.csv")
+    assert shell.sql("select prompt from jobs") == [(prompt,)]
+    assert csv.field_size_limit() == limit
+
+
 def test_a_prompt_a_line_and_a_pipe(shell: Shell) -> None:
     (shell.folder / "f.txt").write_text("one\n\ntwo\n")
     shell("enqueue", "--file", "f.txt")

@@ -6,24 +6,19 @@ import json
 import re
 import signal
 import sqlite3
-import subprocess
 import urllib.request
-from functools import partial
 from pathlib import Path
 
-import anyio
 import pytest
+from anyio.from_thread import BlockingPortal
 
 from orchestrator.config import Settings, load_settings
 from orchestrator.testing import DevServer, Pace, Timing
 
-from .shell import COMMAND, Done, Shell
+from .conftest import serving
+from .shell import Shell
 
 STREAMS = Path(__file__).parents[1] / "streams"
-
-
-async def aside(shell: Shell, *args: str, code: int | None = 0) -> Done:
-    return await anyio.to_thread.run_sync(partial(shell, *args, code=code))
 
 
 # --- init and migrate ---------------------------------------------------------------------------
@@ -77,58 +72,54 @@ def test_the_schema_is_upgraded_checked_and_printed(shell: Shell) -> None:
 # --- doctor -------------------------------------------------------------------------------------
 
 
-async def test_doctor_finds_everything_in_order(shell: Shell, server: DevServer) -> None:
-    await aside(shell, "init")
-    done = await aside(shell, "doctor")
+def test_doctor_finds_everything_in_order(shell: Shell, server: DevServer) -> None:
+    shell("init")
+    done = shell("doctor")
     lines = done.out.splitlines()
     assert {line.split()[1] for line in lines if line.startswith("ok")} == {
         *("configuration:", "key:", "API:", "clock:", "database:", "gate:", "workers:"),
     }
     assert server.key not in done.out
-    assert all(
-        finding["exit_code"] == 0
-        for finding in json.loads((await aside(shell, "doctor", "--json")).out)
-    )
+    assert all(finding["exit_code"] == 0 for finding in json.loads(shell("doctor", "--json").out))
 
 
-async def test_doctor_names_what_is_wrong(shell: Shell, server: DevServer) -> None:
-    assert "problem  database: no database" in (await aside(shell, "doctor", code=78)).out
-    await aside(shell, "init")
+def test_doctor_names_what_is_wrong(
+    shell: Shell, server: DevServer, portal: BlockingPortal
+) -> None:
+    assert "problem  database: no database" in shell("doctor", code=78).out
+    shell("init")
     server.faults.add("unauthorized")
-    assert "problem  API: " in (await aside(shell, "doctor", code=78)).out
-    await server.refuse()
-    assert "problem  API: " in (await aside(shell, "doctor", code=75)).out
+    assert "problem  API: " in shell("doctor", code=78).out
+    portal.call(server.refuse)
+    assert "problem  API: " in shell("doctor", code=75).out
     shell.env["RECOUP_API_KEY"] = "recoup_sk_se cret"
-    done = await aside(shell, "doctor", code=78)
+    done = shell("doctor", code=78)
     assert "problem  key: " in done.out
     assert "cret" not in done.out
     shell.env["ORCHESTRATOR_WORKER__CONCURRENCY"] = "many"
-    assert "problem  configuration: " in (await aside(shell, "doctor", code=78)).out
+    assert "problem  configuration: " in shell("doctor", code=78).out
 
 
 @pytest.mark.parametrize(
     ("fault", "verdict", "words"),
     [(None, "safe", "streams are safe"), ("cancel-on-leave", "unsafe", "runs are polled")],
 )
-async def test_doctor_finds_out_what_leaving_a_stream_does(
-    shell: Shell, fault: str | None, verdict: str, words: str
+def test_doctor_finds_out_what_leaving_a_stream_does(
+    shell: Shell, portal: BlockingPortal, fault: str | None, verdict: str, words: str
 ) -> None:
-    async with DevServer(timing=Timing(pace=Pace(chunk=0.3))) as server:
+    with serving(shell, portal, Timing(pace=Pace(chunk=0.05))) as server:
         if fault is not None:
             server.faults.add(fault)
-        shell.env |= {"ORCHESTRATOR_API__BASE_URL": server.url, "RECOUP_API_KEY": server.key}
-        await aside(shell, "init")
-        done = await aside(shell, "doctor", "--probe-streams")
+        shell("init")
+        done = shell("doctor", "--probe-streams")
     assert words in done.out
     assert shell.sql("select leaving from gates") == [(verdict,)]
 
 
-async def test_a_trial_that_shows_nothing_changes_nothing(shell: Shell, server: DevServer) -> None:
+def test_a_trial_that_shows_nothing_changes_nothing(shell: Shell, server: DevServer) -> None:
     server.faults.add("no-stream")
-    await aside(shell, "init")
-    assert (
-        "the trial showed nothing" in (await aside(shell, "doctor", "--probe-streams", code=75)).out
-    )
+    shell("init")
+    assert "the trial showed nothing" in shell("doctor", "--probe-streams", code=75).out
     assert shell.sql("select leaving from gates") == []
 
 
@@ -136,27 +127,13 @@ async def test_a_trial_that_shows_nothing_changes_nothing(shell: Shell, server: 
 
 
 def test_the_dev_server_says_where_it_is_and_ends_at_ctrl_c(shell: Shell) -> None:
-    process = subprocess.Popen(
-        [
-            COMMAND,
-            "devserver",
-            "--port",
-            "0",
-            "--key",
-            "recoup_sk_mine",
-            "--database",
-            "r.db",
-            "--fault",
-            "server-error,route=chats,status=503",
-        ],
-        cwd=shell.folder,
-        env=shell.env,
-        stdout=subprocess.PIPE,
-        text=True,
+    process = shell.start(
+        *("devserver", "--port", "0", "--key", "recoup_sk_mine", "--database", "r.db"),
+        *("--fault", "server-error,route=chats,status=503"),
     )
     try:
         assert process.stdout is not None
-        first = process.stdout.readline()
+        first = process.stdout.readline().decode()
         found = re.fullmatch(r"listening at (http://127\.0\.0\.1:\d+), key recoup_sk_mine\n", first)
         assert found
         with urllib.request.urlopen(f"{found[1]}/_dev/faults", timeout=30) as answer:  # noqa: S310 - our own
@@ -241,13 +218,7 @@ def test_a_crash_shows_no_prompt_unless_it_is_asked_for(shell: Shell) -> None:
 def test_a_reader_that_leaves_is_no_error(shell: Shell) -> None:
     (shell.folder / "f.txt").write_text("prompt\n" * 3000)
     shell("enqueue", "--file", "f.txt")
-    process = subprocess.Popen(
-        [COMMAND, "jobs", "--all"],
-        cwd=shell.folder,
-        env=shell.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = shell.start("jobs", "--all")
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()

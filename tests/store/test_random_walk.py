@@ -350,7 +350,7 @@ def test_random_walks_keep_every_promise(desk: Desk) -> None:
     run_state_machine_as_test(
         HereWalk,
         settings=settings(
-            max_examples=60,
+            max_examples=45,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -66,6 +66,7 @@ class Survey:
 
 def survey(connection: Connection, wanted: Filter) -> Survey:
     """Look at everything in the caller's one transaction, so that the figures agree."""
+    alive = worker_rows(connection)
     return Survey(
         now=connection.execute(select(db_now())).scalar_one(),
         counts=counts(connection, wanted),
@@ -75,8 +76,8 @@ def survey(connection: Connection, wanted: Filter) -> Survey:
         waiting=_waits(connection, wanted),
         longest=_longest(connection, wanted),
         keys=_keys(connection, wanted),
-        gates=all_gates(connection),
-        workers=worker_rows(connection),
+        gates=_gates_in_use(connection, alive),
+        workers=alive,
         paused=[row for row in queue_rows(connection) if row["paused_at"] is not None],
     )
 
@@ -103,6 +104,19 @@ def worker_rows(connection: Connection, *, stopped: bool = False) -> list[dict[s
     for row in rows:
         row["silent_s"] = max(0.0, (row.pop("now") - row["last_heartbeat_at"]).total_seconds())
     return rows
+
+
+def _gates_in_use(connection: Connection, alive: list[dict[str, Any]]) -> list[Gate]:
+    """The gates that hold a live worker back; without a worker, all of them.
+
+    A gate that closed over a key which nobody uses any more stays closed, and stops nothing.
+    """
+    used = {(worker["api_origin"], worker["key_fingerprint"]) for worker in alive}
+    return [
+        gate
+        for gate in all_gates(connection)
+        if not used or (gate.api_origin, gate.key_fingerprint) in used
+    ]
 
 
 def _failures(connection: Connection, wanted: Filter) -> list[Group]:
