@@ -119,6 +119,7 @@ def _answered(answer: Answered, policy: Policy) -> Outcome:
             error_kind=kind,
             error=words + fields,
             http_status=status,
+            signal=Signal.REFUSED,
         )
     return in_doubt(f"the answer does not say whether a run started: {words}", policy, status)
 

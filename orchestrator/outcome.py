@@ -20,6 +20,8 @@ class Signal(StrEnum):
     WRONG_HOST = "wrong_host"
     AMBIGUOUS = "ambiguous"
     UNREACHED = "unreached"
+    REFUSED = "refused"
+    """The API refused one request in its own words: it is there, and judges."""
     NEUTRAL = "neutral"
 
 

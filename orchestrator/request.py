@@ -72,7 +72,7 @@ def request_body(job: Job) -> dict[str, Any]:
 
     Rows may come from plain SQL, so everything is checked again. Raises InvalidJob.
     """
-    options = {name: getattr(job, name) for name in _REQUEST_COLUMNS}
+    options = {name: getattr(job, name) for name in (*_REQUEST_COLUMNS, "retry_on")}
     values = {
         name: _CHECKS[name](name, value) for name, value in options.items() if value is not None
     }

@@ -41,6 +41,10 @@ def register_clock(dbapi_connection: Any, now: Now = system_now) -> None:
     dbapi_connection.create_function("orchestrator_now", 1, orchestrator_now)
 
 
+def _decoded(stored: bytes) -> str:
+    return stored.decode("utf-8", "surrogateescape")
+
+
 def prepare(engine: Engine, now: Now) -> None:
     """Register what each new connection and each transaction of `engine` needs.
 
@@ -51,6 +55,10 @@ def prepare(engine: Engine, now: Now) -> None:
     def on_connect(dbapi_connection: Any, _record: Any) -> None:
         # The driver's own transactions begin deferred and late; ours begin where SQLAlchemy says.
         dbapi_connection.isolation_level = None
+        # Any program may have written bytes that are no UTF-8: a row must still be read, so that
+        # a worker can reject it, instead of failing every query that meets it.
+        driver = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+        driver.text_factory = _decoded
         register_clock(dbapi_connection, now)
         cursor = dbapi_connection.cursor()
         for pragma in (

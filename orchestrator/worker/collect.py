@@ -12,6 +12,7 @@ from orchestrator.harvest import Folded, Harvest, harvest, is_earlier, ours
 from orchestrator.job import Job
 from orchestrator.recoup.answers import RunStatus, SessionChat, Trouble, TroubleKind
 from orchestrator.verdict import End
+from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
 
@@ -22,6 +23,9 @@ time, before its emptiness is believed."""
 
 PATIENCE_S = 1800.0
 """How long the server may say that a completed run's chat is not there before that is believed."""
+
+API_PATIENCE_S = 24 * 3600.0
+"""How long collecting waits for an API that is out of reach, or refuses the key: a day."""
 
 _ABOUT_THE_CHAT = frozenset(
     {
@@ -49,14 +53,15 @@ class _Ask:
 class Collector:
     """Reads the messages of runs that are over."""
 
-    def __init__(self, *, tools: Tools) -> None:
+    def __init__(self, *, tools: Tools, gate: Gatekeeper) -> None:
         self._tools = tools
+        self._gate = gate
 
     async def collect(self, job: Job, end: End, folded: Folded) -> Harvest:
         """Read the run's chat until it holds what it should, and keep the best account.
 
         Bounded: an empty chat is asked 5 times over 20 s; a completed run's chat that the server
-        does not give, for half an hour; an API that is out of reach, for `run_timeout`. A fold that
+        does not give, for half an hour; an API that is out of reach, for a day. A fold that
         saw the whole turn stands in after 5 tries. Never raises for what the server does.
         """
         if job.session_id is None or job.chat_id is None:
@@ -70,7 +75,7 @@ class Collector:
                 end=end,
                 folded=folded,
                 now=self._tools.clock.boottime,
-                api_patience_s=self._tools.settings.follow.run_timeout,
+                api_patience_s=API_PATIENCE_S,
             ),
             sleep=self._tools.clock.sleep,
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
@@ -81,6 +86,8 @@ class Collector:
     async def _ask(self, session_id: str, chat_id: str, folded: Folded) -> _Ask:
         answer = await self._tools.client.session_chat(session_id, chat_id)
         if isinstance(answer, Trouble):
+            if answer.kind is TroubleKind.UNAUTHORIZED:
+                await self._gate.heard_in_passing(answer)
             return _Ask(None, answer, good=False, retry_after=answer.retry_after)
         stored = ours(answer.messages, folded.message_id)
         good = stored is not None and not is_earlier(stored, folded.message)

@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.config import Settings, fingerprint
 from orchestrator.remote import client_for
+from orchestrator.states import State
 from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
 from orchestrator.store.store import Store
@@ -98,8 +99,9 @@ def _tell(notifier: Notifier, worker: Worker) -> None:
     notifier.watchdog()
     notifier.status(
         f"{len(worker.holdings.live)} runs live, {len(worker.holdings.submitting)} submitting, "
-        f"{worker.tally.completed} completed, {worker.tally.failed} failed, "
-        f"{worker.tally.in_doubt} in doubt"
+        f"{worker.tally.number(State.COMPLETED)} completed, "
+        f"{worker.tally.number(State.FAILED)} failed, "
+        f"{worker.tally.number(State.IN_DOUBT)} in doubt"
     )
 
 

@@ -54,7 +54,9 @@ class Duties:
 
         async def tend() -> None:
             if self._heartbeat.may_act:
-                await self._gate.tend(self._send_canary, at_start=not self.gate_tended)
+                await self._gate.tend(
+                    self._send_canary, self._has_room, at_start=not self.gate_tended
+                )
                 self.gate_tended = True
 
         await self._repeat(tend, min(1.0, self._tools.settings.worker.poll_interval))
@@ -101,10 +103,11 @@ class Duties:
             if follower is not None:
                 follower.cancel()
 
+    def _has_room(self) -> bool:
+        return not self._stopped and self._room() > 0
+
     async def _send_canary(self) -> Signal | None:
         """Submit one job past the closed gate, and say what came of it; None if there was none."""
-        if self._stopped or not self._room():
-            return None
         verb = partial(claim.claim, who=self._tools.who, limit=1, canary=True)
         signal: Signal | None = None
         with anyio.CancelScope(shield=True):

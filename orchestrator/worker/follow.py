@@ -39,6 +39,7 @@ class Follower:
     def __init__(self, *, tools: Tools, gate: Gatekeeper, heartbeat: Heartbeat, job: Job) -> None:
         self.job = job
         self._tools = tools
+        self._gate = gate
         self._leaving = Leaving(tools=tools, job=job)
         self._stream = StreamFollower(
             tools=tools, job=job, on_news=self._on_news, on_ended=self._on_stream_ended
@@ -110,7 +111,7 @@ class Follower:
             message_id=self._stream.fold.message_id,
             whole=self._stream.whole,
         )
-        collector = Collector(tools=self._tools)
+        collector = Collector(tools=self._tools, gate=self._gate)
         harvest = await collector.collect(self.job, end, folded)
         return await self._settle(end, harvest)
 
@@ -159,7 +160,7 @@ class Follower:
             case Ending.BROKEN:
                 self._leaving.broke()
                 self._poller.look_now()
-            case Ending.CUT | Ending.FINISHED | Ending.NOTHING:
+            case Ending.CUT | Ending.FINISHED | Ending.NOTHING | Ending.UNREACHED:
                 self._poller.look_now()
             case Ending.REFUSED | Ending.NO_PLACE | Ending.FOREIGN | Ending.FORBIDDEN:
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from orchestrator.errors import StoreUnavailable
 from orchestrator.outcome import Signal
 from orchestrator.recoup.answers import Trouble, TroubleKind
 from orchestrator.store.verbs import gate as verbs
@@ -23,8 +24,16 @@ LOOK_AGAIN_S = 3.0
 PROBE_FIRST_S, PROBE_MOST_S = 1.0, 60.0
 PAYMENT_FIRST_S, PAYMENT_MOST_S = 60.0, 600.0
 
+_REASONS = {
+    TroubleKind.UNAUTHORIZED: Reason.UNAUTHORIZED,
+    TroubleKind.FOREIGN: Reason.WRONG_HOST,
+}
+
 Canary = Callable[[], Awaitable[Signal | None]]
 """Submits one job past the closed gate; None if there was none to submit."""
+
+Room = Callable[[], bool]
+"""Tells whether a canary could be sent now."""
 
 
 class Gatekeeper:
@@ -74,17 +83,25 @@ class Gatekeeper:
                 self._unreached += 1
                 if self._unreached >= UNREACHED_IN_A_ROW:
                     await self._close(Reason.OUTAGE, words, self._probe_wait.seconds(3))
-            case Signal.NEUTRAL:
+            case Signal.REFUSED | Signal.NEUTRAL:
                 return
 
-    async def tend(self, canary: Canary, *, at_start: bool = False) -> None:
-        """Probe a closed gate if a probe is due and nobody else is at it.
+    async def heard_in_passing(self, trouble: Trouble) -> None:
+        """Take a 401 of a call that follows a run; following goes on whatever the gate does."""
+        try:
+            await self.heard(Signal.UNAUTHORIZED, trouble.error)
+        except StoreUnavailable as error:
+            # The next 401 says the same.
+            self._tools.log.warning("gate.unwritten", error=str(error))
+
+    async def tend(self, canary: Canary, room: Room, *, at_start: bool = False) -> None:
+        """Probe a closed gate if a probe is due, nobody else is at it, and `room` allows it.
 
         `at_start` probes at once: a worker is often restarted because something was mended.
         """
         gate = await self.read()
         self._shut = not gate.open
-        if gate.open or gate.reason is Reason.OPERATOR:
+        if gate.open or gate.reason is Reason.OPERATOR or not room():
             return
         for_s = self._tools.settings.submit.timeout + 60.0
         if not await self._write(partial(verbs.begin_probe, for_s=for_s, now=at_start)):
@@ -102,11 +119,12 @@ class Gatekeeper:
 
     async def _still_shut(self, gate: Gate, trouble: Trouble) -> None:
         wait_s = self._probe_wait.seconds(gate.probes + 1, trouble.retry_after)
-        if gate.reason is None and trouble.kind is TroubleKind.UNAUTHORIZED:
-            words = f"{gate.api_origin} refuses the key: {trouble.error}"
-            await self._close(Reason.UNAUTHORIZED, words, wait_s)
+        if gate.reason is None:
+            # The second look settles what the first 401 was.
+            reason = _REASONS.get(trouble.kind, Reason.OUTAGE)
+            await self._close(reason, _words(gate, trouble), wait_s)
             return
-        await self._end_probe(gate, wait_s, None if gate.reason is None else _words(gate, trouble))
+        await self._end_probe(gate, wait_s, _words(gate, trouble))
 
     async def _try_canary(
         self, gate: Gate, canary: Canary, wait: Backoff, *, opens_without: bool
@@ -114,7 +132,7 @@ class Gatekeeper:
         signal = await canary()
         if signal is Signal.ACCEPTED:
             return  # heard() has opened the gate
-        if opens_without and signal in (None, Signal.NEUTRAL):
+        if opens_without and signal in (None, Signal.REFUSED):
             # There was no job to try, or the API refused it in its own words.
             await self._open("the API answers")
             return

@@ -20,6 +20,7 @@ from orchestrator.store.verbs.guarded import Grip
 from orchestrator.worker.follow import Follower
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.lease import Heartbeat
+from orchestrator.worker.pace import Pace
 from orchestrator.worker.submit import Submitter
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
@@ -30,32 +31,23 @@ FOLLOW_TRIES = 4
 
 @dataclass(slots=True)
 class Tally:
-    """The ids of the jobs that this worker took, and how many of them ended in which way."""
+    """The ids of the jobs that this worker took, and how each of them last stood."""
 
     taken: set[int] = field(default_factory=set)
-    completed: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    in_doubt: int = 0
+    last: dict[int, State] = field(default_factory=dict)
 
     def count(self, job: Job) -> None:
         """Take note of a job as it stands after an act."""
-        match job.state:
-            case State.COMPLETED:
-                self.completed += 1
-            case State.FAILED:
-                self.failed += 1
-            case State.CANCELLED:
-                self.cancelled += 1
-            case State.IN_DOUBT:
-                self.in_doubt += 1
-            case _:
-                return
+        self.last[job.id] = job.state
+
+    def number(self, state: State) -> int:
+        """How many of the jobs last stood in `state`."""
+        return sum(1 for last in self.last.values() if last is state)
 
     @property
     def all_completed(self) -> bool:
         """True if nothing that this worker handled ended otherwise."""
-        return not (self.failed or self.cancelled or self.in_doubt)
+        return not any(map(self.number, (State.FAILED, State.CANCELLED, State.IN_DOUBT)))
 
 
 class Holdings:
@@ -70,6 +62,7 @@ class Holdings:
         tools: Tools,
         gate: Gatekeeper,
         heartbeat: Heartbeat,
+        pace: Pace,
         tasks: TaskGroup,
         on_change: Callable[[], None],
     ) -> None:
@@ -80,6 +73,7 @@ class Holdings:
         self._tools = tools
         self._gate = gate
         self._heartbeat = heartbeat
+        self._pace = pace
         self._tasks = tasks
         self._on_change = on_change
         self._changed = anyio.Event()
@@ -106,6 +100,7 @@ class Holdings:
     def _take(self, job: Job) -> None:
         self.tally.taken.add(job.id)
         self.submitting.add(job.id)
+        self._pace.begin()
 
     async def _submit(self, job: Job) -> Signal:
         signal = Signal.NEUTRAL
@@ -126,9 +121,18 @@ class Holdings:
     # --- follow -------------------------------------------------------------------------------
 
     def follow(self, job: Job) -> None:
-        """Follow a running job that is ours, in a task of its own."""
+        """Follow a running job that is ours, in a task of its own.
+
+        One that came back to us under a higher lease replaces its follower of before, which can
+        write no more; while draining, the job is given back at once.
+        """
+        before = self.live.get(job.id)
+        if before is not None and before.job.lease >= job.lease:
+            return
         self.tally.taken.add(job.id)
         self._tasks.start_soon(self._follow, self._hold(job))
+        if before is not None:
+            self._tasks.start_soon(before.abandon)
 
     def _hold(self, job: Job) -> Follower:
         follower = Follower(tools=self._tools, gate=self._gate, heartbeat=self._heartbeat, job=job)
@@ -137,10 +141,13 @@ class Holdings:
 
     async def _follow(self, follower: Follower) -> None:
         settled: Job | None = None
+        if self.draining:
+            await follower.abandon()
         try:
             settled = await self._follow_despite_faults(follower)
         finally:
-            self.live.pop(follower.job.id, None)
+            if (last := self.live.get(follower.job.id)) and last.job.lease == follower.job.lease:
+                del self.live[follower.job.id]
         if settled is not None:
             self.tally.count(settled)
         self._change()
@@ -166,6 +173,8 @@ class Holdings:
                 return None
             await self._tools.clock.sleep(backoff.seconds(fresh_start))
             follower = self._hold(follower.job)
+            if self.draining:
+                await follower.abandon()
         return await self._fail(follower.job, fault) if fault is not None else None
 
     async def _release(self, job: Job) -> None:

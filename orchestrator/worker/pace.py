@@ -24,7 +24,7 @@ class Pace:
             self._begun.popleft()
         return max(0, min(wanted, self._per_minute - len(self._begun)))
 
-    def begin(self, count: int) -> None:
-        """Take note of submissions that begin."""
+    def begin(self) -> None:
+        """Take note of a submission that begins."""
         if self._per_minute is not None:
-            self._begun.extend([self._now()] * count)
+            self._begun.append(self._now())

@@ -12,7 +12,6 @@ from tenacity import AsyncRetrying, retry_if_result, stop_never
 
 from orchestrator.errors import StoreUnavailable
 from orchestrator.job import Job
-from orchestrator.outcome import Signal
 from orchestrator.recoup.answers import RunState, SessionChat, Trouble, TroubleKind
 from orchestrator.store.verbs import attempt
 from orchestrator.store.verbs.guarded import Grip
@@ -26,6 +25,9 @@ from orchestrator.worker.waits import Growing
 
 SAVE_EVERY_S = 60.0
 """How often the clocks are saved where no checkpoint saves them."""
+
+SLACK_S = 60.0
+"""How much longer than `poll_max` two answers may be apart: the call's own time-outs."""
 
 CHAT_EVERY_S = 60.0
 """How often the chat is read for progress where no stream shows it."""
@@ -64,6 +66,7 @@ class Poller:
         self._limits = Limits(
             run_timeout=job.run_timeout or follow.run_timeout,
             stall_timeout=job.stall_timeout or follow.stall_timeout,
+            longest_tick=2 * follow.poll_max + SLACK_S,
         )
         self.progress = Progress(
             followed_s=job.followed_s, quiet_s=job.quiet_s, moved_at=tools.clock.boottime()
@@ -147,15 +150,8 @@ class Poller:
             return Seen(answer.status)
         self._tools.log.debug("poll.trouble", job_id=self.job.id, error=answer.error)
         if answer.kind is TroubleKind.UNAUTHORIZED:
-            await self._hear_unauthorized(answer)
+            await self._gate.heard_in_passing(answer)
         return Sign.MISSING if answer.kind is TroubleKind.NOT_FOUND else Sign.OUT_OF_REACH
-
-    async def _hear_unauthorized(self, answer: Trouble) -> None:
-        try:
-            await self._gate.heard(Signal.UNAUTHORIZED, answer.error)
-        except StoreUnavailable as error:
-            # The next 401 says the same; following goes on without the gate.
-            self._tools.log.warning("gate.unwritten", error=str(error))
 
     async def save(self) -> None:
         """Save the clocks and the last status. Raises LeaseLost."""
@@ -217,6 +213,7 @@ class Poller:
             by=self._tools.who.worker_id,
         )
         await self._tools.commit(verb, job_id=self.job.id)
+        await self.save()  # should we die now, the clocks tell a successor why it was stopped
         answer = await self._tools.client.stop(chat.chat_id)
         log.info("stop.sent", why=self.progress.stopping, answer=str(answer))
         self.look_now()

@@ -26,10 +26,14 @@ STOP_EVERY_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of one job's clocks, in seconds."""
+    """The bounds of one job's clocks, in seconds.
+
+    `longest_tick` is the longest time between two answers that counts as followed.
+    """
 
     run_timeout: float
     stall_timeout: float
+    longest_tick: float = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,8 @@ class Progress:
     """What following knows. `seen_at`: when the API last answered, None while it is out of reach.
 
     `followed_s` and `quiet_s` are the two clocks; `moved_at` is when something new last came.
+    `missing_s` adds up the time in which the status route knew nothing of the run; and
+    `stopping_since` is when the first stop request went out.
     """
 
     followed_s: float = 0.0
@@ -44,9 +50,10 @@ class Progress:
     status: RunStatus | None = None
     seen_at: float | None = None
     moved_at: float = 0.0
-    missing_since: float | None = None
+    missing_s: float = 0.0
+    missing_at: float | None = None
     stopping: Stopping | None = None
-    stopping_since: float = 0.0
+    stopping_since: float | None = None
     stop_sent_at: float | None = None
 
 
@@ -88,35 +95,34 @@ def step(
         case Sign.NEWS:
             return replace(progress, quiet_s=0.0, moved_at=now), Act.WAIT
         case Sign.OUT_OF_REACH:
-            return replace(progress, seen_at=None), Act.WAIT
+            return replace(progress, seen_at=None, missing_at=None), Act.WAIT
         case Sign.CANCEL:
-            return _cancelled(progress, now), Act.WAIT
+            return replace(progress, stopping=progress.stopping or Stopping.CANCELLED), Act.WAIT
         case Sign.MISSING:
-            return _missing(progress, now)
+            return _missing(progress, now, limits)
         case Seen(status=status):
-            return _seen(_tick(progress, status, now), now, limits)
+            return _seen(_tick(progress, status, now, limits), now, limits)
 
 
-def _cancelled(progress: Progress, now: float) -> Progress:
-    if progress.stopping is not None:
-        return progress
-    return replace(progress, stopping=Stopping.CANCELLED, stopping_since=now)
+def _missing(progress: Progress, now: float, limits: Limits) -> tuple[Progress, Act | End]:
+    missing_s = progress.missing_s
+    if progress.missing_at is not None:
+        missing_s += min(now - progress.missing_at, limits.longest_tick)
+    if missing_s >= LOST_AFTER_S:
+        lost = f"the status route did not know the run for {round(missing_s / 60)} minutes"
+        return progress, End(None, progress.stopping, lost=lost)
+    return replace(progress, missing_s=missing_s, missing_at=now, seen_at=None), Act.WAIT
 
 
-def _missing(progress: Progress, now: float) -> tuple[Progress, Act | End]:
-    since = progress.missing_since if progress.missing_since is not None else now
-    if now - since >= LOST_AFTER_S:
-        minutes = round((now - since) / 60)
-        return progress, End(None, progress.stopping, lost=f"404 for {minutes} minutes")
-    return replace(progress, missing_since=since, seen_at=None), Act.WAIT
+def _tick(progress: Progress, status: RunStatus, now: float, limits: Limits) -> Progress:
+    """Let the clocks run from the last answer to this one, if nothing lies between them.
 
-
-def _tick(progress: Progress, status: RunStatus, now: float) -> Progress:
-    """Let the clocks run from the last answer to this one, if nothing lies between them."""
+    A gap longer than any wait of ours is a suspended machine, and counts as little.
+    """
     followed, quiet = progress.followed_s, progress.quiet_s
     if progress.seen_at is not None:
-        followed += now - progress.seen_at
-        quiet += max(0.0, now - max(progress.seen_at, progress.moved_at))
+        followed += min(now - progress.seen_at, limits.longest_tick)
+        quiet += min(max(0.0, now - max(progress.seen_at, progress.moved_at)), limits.longest_tick)
     if progress.status is not None and status is not progress.status:
         quiet = 0.0
     return replace(
@@ -125,23 +131,31 @@ def _tick(progress: Progress, status: RunStatus, now: float) -> Progress:
         quiet_s=quiet,
         status=status,
         seen_at=now,
-        missing_since=None,
+        missing_s=0.0,
+        missing_at=None,
     )
 
 
 def _seen(progress: Progress, now: float, limits: Limits) -> tuple[Progress, Act | End]:
     if progress.status is not None and progress.status.terminal:
-        return progress, End(progress.status, progress.stopping)
-    if progress.stopping is None:
-        stopping = _ran_out(progress, limits)
-        if stopping is None:
-            return progress, Act.WAIT
-        progress = replace(progress, stopping=stopping, stopping_since=now)
-    elif now - progress.stopping_since >= STOP_PATIENCE_S:
-        return progress, End(None, progress.stopping)
+        return progress, End(progress.status, _why_stopped(progress, limits))
+    stopping = progress.stopping or _ran_out(progress, limits)
+    if stopping is None:
+        return progress, Act.WAIT
+    progress = replace(progress, stopping=stopping)
+    if progress.stopping_since is not None and now - progress.stopping_since >= STOP_PATIENCE_S:
+        return progress, End(None, stopping)
     if progress.stop_sent_at is not None and now - progress.stop_sent_at < STOP_EVERY_S:
         return progress, Act.WAIT
-    return replace(progress, stop_sent_at=now), Act.STOP
+    since = progress.stopping_since if progress.stopping_since is not None else now
+    return replace(progress, stop_sent_at=now, stopping_since=since), Act.STOP
+
+
+def _why_stopped(progress: Progress, limits: Limits) -> Stopping | None:
+    """Why we stopped the run; clocks that had run out tell what a dead predecessor did."""
+    if progress.stopping is None and progress.status is RunStatus.CANCELLED:
+        return _ran_out(progress, limits)
+    return progress.stopping
 
 
 def _ran_out(progress: Progress, limits: Limits) -> Stopping | None:

@@ -43,6 +43,8 @@ class Ending(Enum):
     """Clean, and the run goes on: the rest is to be had at once."""
     BROKEN = "broken"
     """The connection was lost."""
+    UNREACHED = "unreached"
+    """No connection came about, or none that a stream was seen on."""
     NOTHING = "nothing"
     """There is nothing to resume now."""
     REFUSED = "refused"
@@ -94,6 +96,7 @@ class StreamFollower:
         """Set from outside: no response is opened any more."""
         self.clocks: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0)
         """Gives `followed_s` and `quiet_s`, to save with each checkpoint."""
+        self._leaving = False
         self._held: tuple[Any, ...] = ()
         self._unsaved: list[Any] = []
         self._empty = 0
@@ -169,23 +172,28 @@ class StreamFollower:
 
     async def _read(self) -> Response:
         client = self._tools.client
-        self.attached = True
+        self.attached = self._leaving = True
         try:
             async with client.stream(self.job.chat_id or "", self.count) as opened:
                 match opened:
                     case NoStream():
-                        return Response(Ending.NOTHING)
+                        response = Response(Ending.NOTHING)
                     case Trouble():
-                        return _refused(opened)
+                        response = _refused(opened)
                     case OpenStream():
-                        return await self._read_body(opened)
+                        response = await self._read_body(opened)
+                # Not reached when a cancellation ends the reading: then we leave it.
+                self._leaving = response.ending is Ending.BROKEN
         finally:
             self.attached = False
+        return response
 
     async def _read_body(self, stream: OpenStream) -> Response:
         run_id = stream.head.run_id
         if run_id is not None and run_id != self.job.run_id:
             self._tools.log.warning("stream.foreign_run", job_id=self.job.id, run_id=run_id)
+            async for _ in stream.reads():
+                pass  # hanging up could cancel the run of somebody else
             return Response(Ending.FOREIGN)
         reader = ResponseReader(
             own_run=run_id == self.job.run_id,
@@ -210,6 +218,7 @@ class StreamFollower:
         if not chunks:
             return
         fatal_before = self.fold.fatal
+        self._held = ()
         for chunk in chunks:
             self.fold.feed(chunk)
             self._unsaved.append(_saveable(chunk))
@@ -244,7 +253,7 @@ class StreamFollower:
         return None if taken else Ending.NO_PLACE
 
     async def _give_place_back(self) -> None:
-        verb = partial(attempt.close_stream, grip=Grip.of(self.job), left=self.attached)
+        verb = partial(attempt.close_stream, grip=Grip.of(self.job), left=self._leaving)
         try:
             await self._tools.store.write(verb, order=self.job.id)
         except StoreUnavailable as error:
@@ -282,7 +291,7 @@ class StreamFollower:
 
 def _refused(trouble: Trouble) -> Response:
     if trouble.kind is TroubleKind.UNREACHABLE:
-        return Response(Ending.BROKEN, retry_after=trouble.retry_after)
+        return Response(Ending.UNREACHED, retry_after=trouble.retry_after)
     return Response(Ending.REFUSED, retry_after=trouble.retry_after)
 
 

@@ -115,7 +115,12 @@ class Submitter:
             return None
         return await tools.commit(
             partial(
-                attempt.keep_late_answer, job_id=job.id, attempt=job.attempt, outcome=outcome, by=by
+                attempt.keep_late_answer,
+                job_id=job.id,
+                attempt=job.attempt,
+                outcome=outcome,
+                by=by,
+                kept=kept or (),
             ),
             job_id=job.id,
             urgent=True,

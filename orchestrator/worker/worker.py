@@ -25,6 +25,9 @@ from orchestrator.worker.waits import Backoff
 MOST_IDLE_S = 10.0
 """The longest wait between two rounds of claims: each round also feeds systemd's watchdog."""
 
+FAREWELL_S = 5.0
+"""How long a worker that ends tries to write that down."""
+
 PATIENT_SHARE = 0.8
 """The share of `drain_timeout` in which streams may end by themselves; then they are left."""
 
@@ -111,14 +114,21 @@ class Worker:
                 await self._let_go()
             # Peers must not take the jobs of a worker that still lets go: it beats to the end.
             beating.cancel_scope.cancel()
-        await tools.commit(partial(crew.bury, worker_id=tools.who.worker_id), job_id=0)
+        with anyio.move_on_after(FAREWELL_S):
+            # Without it, peers find out by the process's end or by the missing heartbeat.
+            await tools.commit(partial(crew.bury, worker_id=tools.who.worker_id), job_id=0)
         tools.log.info("worker.stopped", why=ended.value)
         return ended
 
     def _begin(self, tasks: TaskGroup) -> Duties:
         tools, gate, heartbeat = self._tools, self._gate, self._heartbeat
         self._holdings = Holdings(
-            tools=tools, gate=gate, heartbeat=heartbeat, tasks=tasks, on_change=self._due_now
+            tools=tools,
+            gate=gate,
+            heartbeat=heartbeat,
+            pace=self._pace,
+            tasks=tasks,
+            on_change=self._due_now,
         )
         duties = Duties(
             tools=tools,
@@ -192,7 +202,6 @@ class Worker:
         claimed = await self._tools.store.write(
             partial(claim.claim, who=self._tools.who, limit=room)
         )
-        self._pace.begin(len(claimed))
         for job in claimed:
             self.holdings.start(job)
         return len(claimed)
@@ -207,7 +216,9 @@ class Worker:
             return None
         names = self._tools.settings.worker.queues
         if await self._tools.store.read(claim.count_due, names) == 0:
-            return Ended.NOTHING_DUE
+            await self.holdings.check()
+            await duties.adopt()  # what was given back meanwhile is still to be followed
+            return None if len(self.holdings) else Ended.NOTHING_DUE
         if not duties.gate_tended:
             return None  # what closed the gate long ago may be mended: the probe at the start tells
         gate = await self._gate.read()

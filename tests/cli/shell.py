@@ -34,6 +34,9 @@ COMMAND = str(Path(sys.executable).with_name("orchestrator"))
 MOST_S = 60.0
 ROWS = 50
 
+_OF_THE_TERMINAL = frozenset({"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"})
+"""What the terminal of the test run may have set; a command under test must not see it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -52,7 +55,7 @@ class Shell:
         self.env = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("ORCHESTRATOR_", "RECOUP_"))
+            if not name.startswith(("ORCHESTRATOR_", "RECOUP_")) and name not in _OF_THE_TERMINAL
         } | {"TERM": "xterm-256color", "PYTHONUTF8": "1"}
 
     # --- in this process ------------------------------------------------------------------------

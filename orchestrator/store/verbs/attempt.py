@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, or_, select
+from sqlalchemy import Connection, delete, func, insert, select
 
-from orchestrator.job import Job
+from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import State
 from orchestrator.store.schema import gates, jobs, stream_checkpoints
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs import outcomes
-from orchestrator.store.verbs.guarded import Grip, append, write
-from orchestrator.store.verbs.people import load
+from orchestrator.store.verbs.guarded import Grip, append, held, write
 
 
 def mark(connection: Connection, grip: Grip, body: Mapping[str, Any], by: str) -> Job:
@@ -42,11 +41,14 @@ def mark(connection: Connection, grip: Grip, body: Mapping[str, Any], by: str) -
 
 def put_back(connection: Connection, grip: Grip, *, why: str, backoff_s: float, by: str) -> Job:
     """Queue a job again of which surely nothing was sent, whether or not its mark was committed."""
-    job = load(connection, grip.job_id)
-    outcome = Outcome(
-        State.QUEUED, "submit.not_sent", error=why, defer=True, refund=job.sent_at is not None
-    )
+    job = held(connection, grip.job_id)
+    outcome = not_sent(why, refund=job.sent_at is not None)
     return outcomes.apply(connection, grip, outcome, backoff_s=backoff_s, by=by)
+
+
+def not_sent(why: str, *, refund: bool) -> Outcome:
+    """What becomes of a submission of which surely nothing was sent."""
+    return Outcome(State.QUEUED, "submit.not_sent", error=why, defer=True, refund=refund)
 
 
 def keep_late_answer(
@@ -55,29 +57,32 @@ def keep_late_answer(
     attempt: int,
     outcome: Outcome,
     by: str,
+    kept: Sequence[Message] = (),
 ) -> Job | None:
     """Keep what a worker learned of its submission after it lost the lease.
 
     The answer is appended to the events whatever the job has become, and repairs a job that is
     still in doubt about the same attempt: it is `running` then, without a worker, for anyone to
-    adopt. Returns the repaired job, or None (also for a job whose row is gone).
+    adopt, or whatever else the answer says. Returns the repaired job, or None (also for a job
+    whose row is gone).
     """
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
     if row is None:
         return None
-    detail = {**outcome.columns, "http_status": outcome.http_status}
     append(
         connection,
         job_id=job_id,
         event="submit.late_answer",
         attempt=attempt,
         worker_id=by,
-        detail=detail,
+        detail=outcomes.evidence(outcome),
     )
     job = Job.from_row(row)
     if job.state is not State.IN_DOUBT or job.attempt != attempt:
         return None
     repaired = outcomes.apply(connection, Grip.of(job), outcome, seize=True, by=by)
+    if kept:
+        outcomes.save_messages(connection, repaired, kept)
     return write(connection, Grip.of(repaired), {"worker_id": None})
 
 
@@ -129,6 +134,14 @@ def checkpoint(
     If we crash after this commits, a successor resumes behind these chunks.
     """
     job = write(connection, grip, {"followed_s": followed_s, "quiet_s": quiet_s})
+    # A commit whose answer was lost may have saved these chunks already.
+    connection.execute(
+        delete(stream_checkpoints).where(
+            stream_checkpoints.c.job_id == job.id,
+            stream_checkpoints.c.attempt == job.attempt,
+            stream_checkpoints.c.first_index >= segment.first_index,
+        )
+    )
     connection.execute(
         insert(stream_checkpoints).values(
             job_id=job.id,
@@ -218,7 +231,6 @@ def learn_leaving(
         {"stream_left_at": None},
         event="stream.leaving_learnt",
         detail={"api_origin": api_origin, "run": verdict},
-        only_if=or_(jobs.c.stream_left_at.is_not(None), jobs.c.stream_opened_at.is_not(None)),
         by=by,
     )
     if survived:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
-from orchestrator.states import CLAIMED, ErrorKind, State
+from orchestrator.states import CLAIMED, Endpoint, ErrorKind, State
 from orchestrator.store.schema import gates, jobs, queues
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs import outcomes
-from orchestrator.store.verbs.guarded import Grip, write
+from orchestrator.store.verbs.guarded import Grip, each_that_still_fits, write
+from orchestrator.store.verbs.people import called_off
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,10 @@ def claim(connection: Connection, who: Claimant, limit: int, *, canary: bool = F
     if limit <= 0 or (not canary and _gate_closed(connection, who)):
         return []
     limited, closed = _queue_limits(connection)
-    taken = _candidates(connection, who, limit, excluded=closed | limited.keys())
+    taken = _candidates(connection, who, limit, excluded=closed | limited.keys(), canary=canary)
     for name, room in limited.items():
         if room > 0 and (not who.queues or name in who.queues):
-            taken += _candidates(connection, who, min(room, limit), only=name)
+            taken += _candidates(connection, who, min(room, limit), only=name, canary=canary)
     taken.sort(key=lambda job: (-job.priority, job.available_at, job.id))
     return [_take(connection, who, job) for job in taken[:limit]]
 
@@ -70,8 +72,12 @@ def _candidates(
     *,
     only: str | None = None,
     excluded: frozenset[str] | set[str] = frozenset(),
+    canary: bool = False,
 ) -> list[Job]:
     condition = and_(is_due(), jobs.c.cancel_requested_at.is_(None))
+    if canary:
+        # The synchronous endpoint may answer after an hour, and need not even exist.
+        condition = and_(condition, jobs.c.endpoint == Endpoint.RUNS.value)
     if only is not None:
         condition = and_(condition, jobs.c.queue == only)
     elif who.queues:
@@ -133,7 +139,7 @@ def anything_to_sweep(connection: Connection) -> bool:
     queued = jobs.c.state == State.QUEUED.value
     for condition in (
         and_(queued, jobs.c.expires_at <= db_now()),
-        and_(queued, jobs.c.cancel_requested_at.is_not(None)),
+        called_off(),
         and_(jobs.c.state == State.IN_DOUBT.value, jobs.c.resubmit_at <= db_now()),
     ):
         if connection.execute(select(jobs.c.id).where(condition).limit(1)).first():
@@ -150,11 +156,11 @@ def expire(connection: Connection, limit: int = 500) -> list[Job]:
         .limit(limit)
     )
     due = [Job.from_row(row) for row in connection.execute(statement).mappings()]
-    return [
-        outcomes.apply(connection, Grip.of(job), _expired(job.expires_at), seize=True)
+    return each_that_still_fits(
+        partial(outcomes.apply, connection, Grip.of(job), _expired(job.expires_at), seize=True)
         for job in due
         if job.expires_at is not None
-    ]
+    )
 
 
 def _expired(expires_at: datetime) -> Outcome:
@@ -179,8 +185,10 @@ def count_due(connection: Connection, queue_names: Sequence[str] = ()) -> int:
         ),
         and_(jobs.c.state == State.IN_DOUBT.value, jobs.c.resubmit_at.is_not(None)),
     )
-    paused = select(queues.c.name).where(queues.c.paused_at.is_not(None))
-    statement = select(func.count()).where(condition, jobs.c.queue.not_in(paused))
+    held_back = select(queues.c.name).where(
+        or_(queues.c.paused_at.is_not(None), queues.c.concurrency == 0)
+    )
+    statement = select(func.count()).where(condition, jobs.c.queue.not_in(held_back))
     if queue_names:
         statement = statement.where(jobs.c.queue.in_(queue_names))
     return int(connection.execute(statement).scalar_one())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Connection, and_, insert, or_, select, update
 
@@ -16,8 +17,7 @@ from orchestrator.store.schema import gates, jobs, workers
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.claim import Claimant
-from orchestrator.store.verbs.guarded import Grip, write
-from orchestrator.store.verbs.people import load
+from orchestrator.store.verbs.guarded import Grip, each_that_still_fits, held, write
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +189,12 @@ def rescue(
     mended: list[Job] = []
     for job in abandoned(connection, dead):
         outcome = decide(job)
+        grip = Grip.of(job)
         if outcome is not None:
-            mended.append(
-                outcomes.apply(connection, Grip.of(job), outcome, seize=True, by=who.worker_id)
-            )
+            apply = partial(outcomes.apply, connection, grip, outcome, seize=True, by=who.worker_id)
+            mended += each_that_still_fits([apply])
         elif (job.api_origin, job.key_fingerprint) == (who.api_origin, who.key_fingerprint):
-            adopted.append(_adopt(connection, who, job))
+            adopted += each_that_still_fits([partial(_adopt, connection, who, job)])
     for worker_id in dead:
         bury(connection, worker_id)
     return adopted, mended
@@ -231,7 +231,7 @@ def mend_own(
     by: str,
 ) -> Job:
     """Settle a job of ours at which this program failed. Raises LeaseLost if it is ours no more."""
-    job = load(connection, job_id)
+    job = held(connection, job_id)
     if job.lease != lease or job.state not in CLAIMED:
         raise LeaseLost(f"job {job_id} is not held under lease {lease} any more")
     return outcomes.apply(connection, Grip.of(job), decide(job), seize=True, by=by)

@@ -68,11 +68,21 @@ def all_gates(connection: Connection) -> list[Gate]:
 
 
 def read(connection: Connection, who: Claimant) -> Gate:
-    """Return the gate of an origin and key; its row exists since the worker registered."""
-    return next(
-        gate
-        for gate in all_gates(connection)
-        if (gate.api_origin, gate.key_fingerprint) == (who.api_origin, who.key_fingerprint)
+    """Return the gate of an origin and key; one without a row is open."""
+    for gate in all_gates(connection):
+        if (gate.api_origin, gate.key_fingerprint) == (who.api_origin, who.key_fingerprint):
+            return gate
+    return Gate(
+        api_origin=who.api_origin,
+        key_fingerprint=who.key_fingerprint,
+        closed_at=None,
+        reason=None,
+        detail=None,
+        suspected_at=None,
+        next_probe_at=None,
+        probes=0,
+        generation=0,
+        leaving="unknown",
     )
 
 

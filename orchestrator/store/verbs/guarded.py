@@ -6,13 +6,14 @@ it hit the row. A worker that lost its lease therefore changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, select, update
 
-from orchestrator.errors import LeaseLost
+from orchestrator.errors import LeaseLost, NotAllowed, NotFound
 from orchestrator.job import Job
 from orchestrator.states import TRANSITIONS, ErrorKind, State, kinds_of
 from orchestrator.store.schema import job_events, jobs
@@ -77,6 +78,26 @@ def write(
     if event is not None:
         record(connection, job, event, came_from=grip.state, detail=detail, by=by)
     return job
+
+
+def held(connection: Connection, job_id: int) -> Job:
+    """Return a job that a worker believes to hold. Raises LeaseLost if its row is gone."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    if row is None:
+        raise LeaseLost(f"the row of job {job_id} is gone")
+    return Job.from_row(row)
+
+
+def each_that_still_fits(verbs: Iterable[Callable[[], Job]]) -> list[Job]:
+    """Run each verb and return the jobs; one that another worker was faster at is left out.
+
+    The verbs name rows that were read a moment ago: two workers may see the same ones.
+    """
+    done: list[Job] = []
+    for verb in verbs:
+        with suppress(LeaseLost, NotAllowed, NotFound):
+            done.append(verb())
+    return done
 
 
 def record(

@@ -46,6 +46,10 @@ __all__ = [
 ]
 
 
+_IDS_A_QUERY = 500
+"""SQLite takes at most 32,766 bound values a statement."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """Which jobs: every given field must hold; empty tuples and None ask for nothing."""
@@ -227,8 +231,10 @@ def queue_rows(connection: Connection) -> list[dict[str, Any]]:
 def known_chats(connection: Connection, chat_ids: Sequence[str]) -> set[str]:
     """Return which of the chats belong to a job, or to an older attempt of one."""
     found: set[str] = set()
-    for column in (jobs.c.chat_id, attempts.c.chat_id):
-        found.update(connection.execute(select(column).where(column.in_(chat_ids))).scalars())
+    for start in range(0, len(chat_ids), _IDS_A_QUERY):
+        part = chat_ids[start : start + _IDS_A_QUERY]
+        for column in (jobs.c.chat_id, attempts.c.chat_id):
+            found.update(connection.execute(select(column).where(column.in_(part))).scalars())
     return found
 
 

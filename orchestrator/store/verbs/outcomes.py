@@ -64,7 +64,7 @@ def apply(
         values,
         to=outcome.state,
         event=outcome.event,
-        detail=_evidence(outcome),
+        detail=evidence(outcome),
         seize=seize,
         by=by,
     )
@@ -86,7 +86,7 @@ def _later(seconds: float | None) -> Any:
     return None if seconds is None else db_now(seconds)
 
 
-def _evidence(outcome: Outcome) -> dict[str, Any]:
+def evidence(outcome: Outcome) -> dict[str, Any]:
     """What the log keeps, so that a person can overrule the verdict."""
     known = {
         "error_kind": outcome.error_kind,
@@ -121,8 +121,8 @@ def settle(
     save_messages(connection, job, kept)
     if difference is not None:
         record(connection, job, "collect.difference", detail=difference, by=by)
-    if retry_after_s is None:
-        return job
+    if retry_after_s is None or job.cancel_requested_at is not None:
+        return job  # a wish to cancel that came during the end forbids a further attempt
     archive(connection, job)
     return write(
         connection,

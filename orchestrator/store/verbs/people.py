@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from orchestrator.errors import NotAllowed, NotFound
 from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import ErrorKind, State
-from orchestrator.store.schema import jobs, queues
+from orchestrator.store.schema import jobs, queues, workers
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs import outcomes
-from orchestrator.store.verbs.guarded import Grip, write
+from orchestrator.store.verbs.guarded import Grip, each_that_still_fits, write
 
 
 def load(connection: Connection, job_id: int) -> Job:
@@ -55,15 +56,21 @@ def cancel(connection: Connection, job_id: int) -> Job:
     return outcomes.apply(connection, Grip.of(job), outcome, seize=True)
 
 
-def sweep_cancelled(connection: Connection, limit: int = 500) -> list[Job]:
-    """Cancel the jobs that went back to the queue after their cancellation was asked for."""
-    statement = (
-        select(jobs.c.id)
-        .where(jobs.c.state == State.QUEUED.value, jobs.c.cancel_requested_at.is_not(None))
-        .order_by(jobs.c.id)
-        .limit(limit)
+def called_off() -> ColumnElement[bool]:
+    """The condition of a job whose cancellation was asked for, and that no worker holds any more:
+    it went back to the queue, or its answer was lost."""
+    return jobs.c.cancel_requested_at.is_not(None) & jobs.c.state.in_(
+        (State.QUEUED.value, State.IN_DOUBT.value)
     )
-    return [cancel(connection, job_id) for job_id in connection.execute(statement).scalars().all()]
+
+
+def sweep_cancelled(connection: Connection, limit: int = 500) -> list[Job]:
+    """Cancel the jobs that were called off while a worker held them."""
+    statement = select(jobs.c.id).where(called_off()).order_by(jobs.c.id).limit(limit)
+    return each_that_still_fits(
+        partial(cancel, connection, job_id)
+        for job_id in connection.execute(statement).scalars().all()
+    )
 
 
 def retry(connection: Connection, job_id: int) -> Job:
@@ -75,7 +82,10 @@ def retry(connection: Connection, job_id: int) -> Job:
     if not job.state.settled:
         remedy = "resolve it" if job.state is State.IN_DOUBT else "cancel it or wait for its end"
         raise NotAllowed(f"job {job_id} is {job.state.value}: {remedy}")
-    return _again(connection, job, "job.retried", {"max_attempts": _enough(job)})
+    values: dict[str, Any] = {"max_attempts": _enough(job)}
+    if job.error_kind is ErrorKind.EXPIRED:
+        values["expires_at"] = None  # a person who retries an expired job wants it to run
+    return _again(connection, job, "job.retried", values)
 
 
 def resubmit(connection: Connection, job_id: int, *, by_policy: bool = False) -> Job:
@@ -144,12 +154,18 @@ def due_resubmits(connection: Connection, limit: int = 100) -> list[Job]:
     """Send again what the policy `resubmit` lets wait no longer, and return it."""
     statement = (
         select(jobs.c.id)
-        .where(jobs.c.state == State.IN_DOUBT.value, jobs.c.resubmit_at <= db_now())
+        .where(
+            jobs.c.state == State.IN_DOUBT.value,
+            jobs.c.resubmit_at <= db_now(),
+            jobs.c.cancel_requested_at.is_(None),
+        )
         .order_by(jobs.c.id)
         .limit(limit)
     )
     due = connection.execute(statement).scalars().all()
-    return [resubmit(connection, job_id, by_policy=True) for job_id in due]
+    return each_that_still_fits(
+        partial(resubmit, connection, job_id, by_policy=True) for job_id in due
+    )
 
 
 def _in_doubt(connection: Connection, job_id: int) -> Job:
@@ -181,6 +197,46 @@ def _again(connection: Connection, job: Job, event: str, values: dict[str, Any])
         detail={"from": job.state.value},
         seize=True,
     )
+
+
+def rekey(
+    connection: Connection, *, api_origin: str, old: str, new: str, limit: int = 10_000
+) -> list[Job]:
+    """Give the live and doubtful jobs of a replaced key to the key that replaced it.
+
+    `old` and `new` are fingerprints. Workers follow only runs of their own key; after a key was
+    replaced, the runs that it started would otherwise wait for it for ever. Raises NotAllowed
+    while a worker with the old key lives.
+    """
+    alive = select(workers.c.id).where(
+        workers.c.api_origin == api_origin,
+        workers.c.key_fingerprint == old,
+        workers.c.stopped_at.is_(None),
+    )
+    if connection.execute(alive).first() is not None:
+        raise NotAllowed(f"a worker with key {old} lives and follows its runs; stop it first")
+    held = (
+        select(jobs)
+        .where(
+            jobs.c.api_origin == api_origin,
+            jobs.c.key_fingerprint == old,
+            jobs.c.state.in_((State.RUNNING.value, State.IN_DOUBT.value)),
+        )
+        .order_by(jobs.c.id)
+        .limit(limit)
+    )
+    found = [Job.from_row(row) for row in connection.execute(held).mappings()]
+    return [
+        write(
+            connection,
+            Grip.of(job),
+            {"key_fingerprint": new, "worker_id": None},
+            event="job.rekeyed",
+            detail={"old": old, "new": new},
+            seize=True,
+        )
+        for job in found
+    ]
 
 
 # --- queues -----------------------------------------------------------------------------------
