@@ -1,8 +1,7 @@
-"""Act: `cancel`, `retry`, `resolve`, `pause`, `resume`, `limit`, `gate`."""
+"""Act: `cancel`, `retry`, `resolve`, `pause`, `resume`, `limit`; `gate` has a module of its own."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,19 +12,15 @@ import click
 from sqlalchemy import Connection
 
 from orchestrator.api import Orchestrator
-from orchestrator.cli.frame import Frame, GlobalOptions, Group, command, pass_frame
-from orchestrator.cli.options import as_json, filters, job_ids
+from orchestrator.cli.frame import Frame, command, pass_frame
+from orchestrator.cli.gate import write_once
+from orchestrator.cli.options import filters, job_ids
 from orchestrator.cli.render import Column, Output, moment, start_of
-from orchestrator.cli.report import next_probe, why_closed
-from orchestrator.config import Settings, fingerprint
-from orchestrator.errors import ConfigError, NotAllowed, OrchestratorError
+from orchestrator.config import Settings
+from orchestrator.errors import NotAllowed, OrchestratorError
 from orchestrator.job import Job
 from orchestrator.states import SETTLED, State
-from orchestrator.store.engine import parse_url
-from orchestrator.store.store import Store
-from orchestrator.store.verbs import crew, people
-from orchestrator.store.verbs import gate as gates
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs import people
 from orchestrator.store.verbs.look import Filter
 
 Verb: TypeAlias = Callable[[Connection, int], Job]
@@ -241,11 +236,6 @@ async def _candidates(settings: Settings, out: Output, job_id: int) -> int:
 # --- queues -----------------------------------------------------------------------------------
 
 
-async def _write(settings: Settings, verb: Callable[[Connection], Any]) -> Any:
-    async with Store.open(parse_url(settings.database.url)) as store:
-        return await store.write(verb)
-
-
 @command
 @click.argument("queue")
 @click.option("--reason", help="Why; status shows it.")
@@ -255,7 +245,7 @@ def pause(frame: Frame, *, queue: str, reason: str | None) -> None:
 
     Live runs go on; what is queued waits until `resume`.
     """
-    anyio.run(_write, frame.settings(), partial(people.pause, queue=queue, reason=reason))
+    anyio.run(write_once, frame.settings(), partial(people.pause, queue=queue, reason=reason))
     frame.output().line(f"queue {queue} is paused; go on with: orchestrator resume {queue}")
 
 
@@ -264,7 +254,7 @@ def pause(frame: Frame, *, queue: str, reason: str | None) -> None:
 @pass_frame
 def resume(frame: Frame, *, queue: str) -> None:
     """Let a queue's jobs be claimed again."""
-    anyio.run(_write, frame.settings(), partial(people.resume, queue=queue))
+    anyio.run(write_once, frame.settings(), partial(people.resume, queue=queue))
     frame.output().line(f"queue {queue} goes on")
 
 
@@ -286,97 +276,6 @@ def limit(frame: Frame, *, queue: str, number: int | None) -> None:
     The bound is that of all workers together; none takes it away.
     """
     verb = partial(people.limit_queue, queue=queue, concurrency=number)
-    anyio.run(_write, frame.settings(), verb)
+    anyio.run(write_once, frame.settings(), verb)
     bound = "has no limit" if number is None else f"is limited to {number} live jobs"
     frame.output().line(f"queue {queue} {bound}")
-
-
-# --- gate -------------------------------------------------------------------------------------
-
-
-@click.group(cls=Group)
-def gate() -> None:
-    """Show, open or close the gate of an API and key.
-
-    A closed gate holds back every submission; runs that go on are followed all the same.
-    """
-
-
-@gate.command("show", cls=GlobalOptions)
-@as_json
-@pass_frame
-def show_gate(frame: Frame, *, as_json: bool) -> None:
-    """List the gates, one for each API and key that a worker has used."""
-    rows = anyio.run(_gates, frame.settings())
-    out = frame.output()
-    if as_json:
-        out.json(rows)
-        return
-    columns = [
-        *(Column(name) for name in ("api", "key", "gate", "leaving a stream is")),
-        Column("why", whole=False),
-    ]
-    out.table(
-        columns,
-        [
-            (
-                row.api_origin,
-                row.key_fingerprint,
-                "open" if row.open else "closed",
-                row.leaving,
-                "" if row.open else f"{why_closed(row)}; {next_probe(row)}",
-            )
-            for row in rows
-        ],
-    )
-
-
-@gate.command("open", cls=GlobalOptions)
-@pass_frame
-def open_gate(frame: Frame) -> None:
-    """Open the gate of the configured API and key (without a key: of all keys)."""
-    changed = anyio.run(_set_gates, frame.settings(), partial(gates.open_gate, by_person=True))
-    _told_gates(frame.output(), changed, "open")
-
-
-@gate.command("close", cls=GlobalOptions)
-@click.option("--reason", help="Why; status shows it.")
-@pass_frame
-def close_gate(frame: Frame, *, reason: str | None) -> None:
-    """Close the gate of the configured API and key (without a key: of all keys).
-
-    It stays closed until `gate open`.
-    """
-    verb = partial(gates.close_by_person, detail=reason)
-    changed = anyio.run(_set_gates, frame.settings(), verb)
-    _told_gates(frame.output(), changed, "closed")
-
-
-def _told_gates(out: Output, changed: list[Claimant], word: str) -> None:
-    for who in changed:
-        out.line(f"{word}: {who.api_origin}, key {who.key_fingerprint}")
-    if not changed:
-        out.line("there is no gate of this API yet; a worker makes it, or set the key")
-
-
-async def _gates(settings: Settings) -> list[gates.Gate]:
-    async with Store.open(parse_url(settings.database.url)) as store:
-        return await store.read(gates.all_gates)
-
-
-async def _set_gates(settings: Settings, verb: Callable[..., object]) -> list[Claimant]:
-    """Apply a verb to the gate of the configured key, or to all of the configured origin."""
-    origin = settings.api.base_url
-    try:
-        keys = [fingerprint(settings.api.key_source(os.environ).read_key())]
-    except ConfigError:
-        keys = [row.key_fingerprint for row in await _gates(settings) if row.api_origin == origin]
-    chosen = [Claimant("operator", origin, key) for key in keys]
-
-    def apply(connection: Connection) -> None:
-        for who in chosen:
-            crew.ensure_gate(connection, who)
-            verb(connection, who)
-
-    await _write(settings, apply)
-    return chosen

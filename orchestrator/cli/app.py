@@ -47,7 +47,10 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     },
 }
 """Heading, then command with the first line of its help: the same words, so that the overview
-needs no module. The heading is also the module's name."""
+needs no module. The heading is also the module's name, but for `_HOMES`."""
+
+_HOMES: Mapping[str, str] = {"gate": "gate"}
+"""Commands with a module of their own."""
 
 
 class Root(GlobalOptions, click.Group):
@@ -61,7 +64,8 @@ class Root(GlobalOptions, click.Group):
         """Import the command's module and return the command."""
         for heading, commands in GROUPS.items():
             if cmd_name in commands:
-                found = getattr(import_module(f"orchestrator.cli.{heading}"), cmd_name)
+                home = _HOMES.get(cmd_name, heading)
+                found = getattr(import_module(f"orchestrator.cli.{home}"), cmd_name)
                 assert isinstance(found, click.Command)  # noqa: S101 - the table above says so
                 return found
         return None

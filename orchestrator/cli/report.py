@@ -167,6 +167,8 @@ def _other_keys(out: Output, found: Survey, origin: str, own_key: str) -> None:
     out.heading("live or in doubt under another API or key")
     for where, key, number in others:
         out.line(f"  {number:>6}  {where}, key {key}: only a worker with that key follows them")
+        if where == origin:
+            out.line(f"          if the key was replaced: orchestrator gate rekey {key}")
 
 
 def _varies(group: Group) -> str:

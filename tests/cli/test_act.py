@@ -142,3 +142,17 @@ def test_a_closed_gate_holds_submissions_back(shell: Shell, server: DevServer) -
     shell("worker", "--once", code=3)
     assert shell.sql("select error_kind from jobs") == [("expired",)]
     assert len(server.stats.posts_by_prompt) == 0
+
+
+def test_the_runs_of_a_replaced_key_move_to_the_key_that_replaced_it(shell: Shell) -> None:
+    shell.env["RECOUP_API_KEY"] = "recoup_sk_new"
+    shell("enqueue", "a")
+    shell.sql(
+        "update jobs set state = 'running', run_id = 'wrun_1', key_fingerprint = 'oldoldoldold',"
+        " api_origin = 'https://api.recoupable.com'"
+    )
+    assert "orchestrator gate rekey oldoldoldold" in shell("status").out
+    assert "1 running: key " in shell("gate", "rekey", "oldoldoldold").out
+    assert "rekey" not in shell("status").out
+    assert shell.sql("select event from job_events order by id desc limit 1") == [("job.rekeyed",)]
+    assert "no live or doubtful job" in shell("gate", "rekey", "oldoldoldold").out
