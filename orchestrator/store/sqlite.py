@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,11 +78,20 @@ def prepare(engine: Engine, now: Now) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN DEFERRED")
 
 
-def check_place(path: Path) -> None:
-    """Refuse a file that cannot be made: its folder must exist.
+OLDEST = (3, 37, 0)
+"""The first SQLite with STRICT tables."""
 
-    Raises ConfigError with the folder and the remedy.
+
+def check_place(path: Path) -> None:
+    """Refuse a file that cannot be made: its folder must exist, and SQLite be recent enough.
+
+    Raises ConfigError with what is wrong and the remedy.
     """
+    if sqlite3.sqlite_version_info < OLDEST:
+        raise ConfigError(
+            f"database.url: this Python comes with SQLite {sqlite3.sqlite_version}; "
+            f"{'.'.join(map(str, OLDEST))} or later is needed"
+        )
     parent = path.parent
     if not parent.is_dir():
         raise ConfigError(
