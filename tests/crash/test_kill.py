@@ -112,9 +112,7 @@ async def test_a_stream_goes_on_behind_its_checkpoint(tmp_path: Path, server: De
     assert text
     assert source == "server"
     assert night.sql("SELECT count(*) FROM stream_checkpoints") == [(0,)]
-    assert night.sql("SELECT count(*) FROM job_events WHERE event = 'collect.difference'") == [
-        (0,)
-    ]
+    assert night.sql("SELECT count(*) FROM job_events WHERE event = 'collect.difference'") == [(0,)]
 
 
 async def test_killed_again_and_again_no_job_is_lost_or_sent_twice(

@@ -86,13 +86,12 @@ async def test_an_outage_in_the_middle_fails_nothing(tmp_path: Path, server: Dev
     night = Night(tmp_path, server)
     night.enqueue(*(f"job {n} [steps=1 tokens=20 delay=0.02]" for n in range(150)))
     with night.worker() as worker:
-        await night.until(
-            lambda: night.states().get("completed", 0) >= 30, what="thirty completed"
-        )
+        await night.until(lambda: night.states().get("completed", 0) >= 30, what="thirty completed")
         outage = server.faults.add("proxy-502", route="*")
         await night.until(
-            lambda: night.sql("SELECT reason FROM gates WHERE closed_at IS NOT NULL")
-            == [("outage",)],
+            lambda: (
+                night.sql("SELECT reason FROM gates WHERE closed_at IS NOT NULL") == [("outage",)]
+            ),
             what="the gate closed",
         )
         await night.until(

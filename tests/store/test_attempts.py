@@ -141,6 +141,15 @@ def test_any_late_answer_decides_a_doubt(desk: Desk, outcome: Outcome) -> None:
     assert repaired.state is outcome.state
 
 
+def test_a_late_answer_of_the_synchronous_endpoint_keeps_its_text(desk: Desk) -> None:
+    job = desk.doubtful(endpoint="generate")
+    kept = [a_message("late")]
+    repaired = desk.write(attempt.keep_late_answer, job.id, 1, DONE, "w1", kept)
+    assert repaired is not None
+    assert (repaired.state, repaired.result_text) == (State.COMPLETED, "done")
+    assert desk.read(look.messages_of, job.id) == kept
+
+
 @pytest.mark.parametrize("state", [state for state in State if state is not State.IN_DOUBT])
 def test_a_late_answer_changes_no_other_job_but_is_written_down(desk: Desk, state: State) -> None:
     job = desk.one_in(state)
@@ -251,6 +260,19 @@ def test_a_retry_by_policy_moves_what_the_attempt_left(desk: Desk) -> None:
     assert archived.finished_at is not None
     assert [message.text for message in desk.read(look.messages_of, job.id, 1)] == ["half"]
     assert desk.event_names(job.id)[-2:] == ["run.run_failed", "job.retried"]
+
+
+def test_a_wish_to_cancel_forbids_a_further_attempt(desk: Desk) -> None:
+    job = desk.running(max_attempts=2)
+    desk.write(people.cancel, job.id)
+    settled = settle(desk, job, FAILED, a_message("half"), retry_after_s=60.0)
+    assert (settled.state, settled.error_kind, settled.attempt) == (
+        State.FAILED,
+        ErrorKind.RUN_FAILED,
+        1,
+    )
+    assert desk.read(look.previous_attempts, job.id) == []
+    assert "job.retried" not in desk.event_names(job.id)
 
 
 def test_cost_counts_earlier_attempts(desk: Desk) -> None:

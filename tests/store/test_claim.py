@@ -125,6 +125,29 @@ def test_a_closed_gate_lets_only_the_canary_through(desk: Desk) -> None:
     assert len(desk.claim()) == 1
 
 
+def test_a_canary_is_a_run_and_no_synchronous_call(desk: Desk) -> None:
+    """That call may take an hour to answer, and its endpoint need not even exist."""
+    me = desk.start()
+    desk.write(gate.close, me, Reason.OUTAGE, "down", probe_s=1.0)
+    call = desk.enqueue(endpoint="generate", priority=9)
+    limited = desk.enqueue(endpoint="generate", priority=9, queue="limited")
+    desk.write(people.limit_queue, "limited", 5)
+    assert desk.write(claim.claim, me, 1, canary=True) == []
+    run = desk.enqueue()
+    assert [job.id for job in desk.write(claim.claim, me, 1, canary=True)] == [run.id]
+    desk.write(gate.open_gate, me)
+    assert {job.id for job in desk.claim()} == {call.id, limited.id}
+
+
+def test_a_gate_without_a_row_is_open(desk: Desk) -> None:
+    desk.start()
+    found = desk.read(gate.read, who(key="another"))
+    assert found.open
+    assert (found.api_origin, found.key_fingerprint) == (ORIGIN, "another")
+    assert (found.reason, found.leaving) == (None, "unknown")
+    assert [row.key_fingerprint for row in desk.read(gate.all_gates)] == [KEY], "nothing is written"
+
+
 def test_a_suspected_key_holds_claims_until_the_second_look(desk: Desk) -> None:
     me = desk.start()
     desk.enqueue()
@@ -199,6 +222,8 @@ def test_once_waits_for_back_offs_and_not_for_wishes(desk: Desk) -> None:
     desk.enqueue(scheduled_at="2999-01-31T08:00:00Z")
     desk.enqueue(queue="paused")
     desk.write(people.pause, "paused")
+    desk.enqueue(queue="limited to none")
+    desk.write(people.limit_queue, "limited to none", 0)
     desk.enqueue(queue="other")
     assert desk.read(claim.count_due) == 2
     assert desk.read(claim.count_due, ["default"]) == 1

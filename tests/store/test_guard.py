@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from sqlalchemy.exc import IntegrityError
 
 import orchestrator
 from orchestrator.errors import LeaseLost
+from orchestrator.job import Job
 from orchestrator.states import TRANSITIONS, ErrorKind, State, kinds_of
-from orchestrator.store.verbs import guarded
+from orchestrator.store.verbs import guarded, people
 from orchestrator.store.verbs.guarded import Grip
 
 from .desk import Desk
@@ -51,6 +53,45 @@ def test_only_moves_of_the_table_are_written(desk: Desk, one: State, other: Stat
 def test_the_table_has_a_row_for_each_state_and_no_way_to_itself() -> None:
     assert set(TRANSITIONS) == set(State)
     assert all(state not in leads_to for state, leads_to in TRANSITIONS.items())
+
+
+def test_what_another_worker_was_faster_at_is_left_out(desk: Desk) -> None:
+    settled, taken, gone, ours = desk.completed(), desk.running(), desk.running(), desk.running()
+    desk.write(guarded.write, Grip.of(taken), {}, seize=True)
+    desk.sql("DELETE FROM jobs WHERE id = :id", id=gone.id)
+
+    def all_of_them(connection: Connection) -> list[Job]:
+        return guarded.each_that_still_fits(
+            [
+                partial(people.cancel, connection, settled.id),
+                partial(guarded.write, connection, Grip.of(taken), {"error": "late"}),
+                partial(people.cancel, connection, gone.id),
+                partial(guarded.write, connection, Grip.of(ours), {"error": "in time"}),
+            ]
+        )
+
+    assert [job.id for job in desk.write(all_of_them)] == [ours.id]
+    assert (desk.get(ours.id).error, desk.get(taken.id).error) == ("in time", None)
+    assert desk.get(settled.id) == settled
+
+
+def test_a_fault_of_this_program_is_not_left_out(desk: Desk) -> None:
+    job = desk.running()
+
+    def wrong(connection: Connection) -> list[Job]:
+        move = partial(guarded.write, connection, Grip.of(job), {}, to=State.SUBMITTING, event="x")
+        return guarded.each_that_still_fits([move])
+
+    with pytest.raises(AssertionError, match="no job goes from running to submitting"):
+        desk.write(wrong)
+
+
+def test_a_job_whose_row_is_gone_is_held_by_nobody(desk: Desk) -> None:
+    job = desk.running()
+    assert desk.read(guarded.held, job.id) == job
+    desk.sql("DELETE FROM jobs WHERE id = :id", id=job.id)
+    with pytest.raises(LeaseLost, match=f"the row of job {job.id} is gone"):
+        desk.read(guarded.held, job.id)
 
 
 @pytest.mark.parametrize("state", State)

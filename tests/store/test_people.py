@@ -10,7 +10,7 @@ from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import ErrorKind, OnInDoubt, State
 from orchestrator.store.schema import ATTEMPT_COLUMNS
-from orchestrator.store.verbs import guarded, look, outcomes, people
+from orchestrator.store.verbs import claim, guarded, look, outcomes, people
 from orchestrator.store.verbs.guarded import Grip
 
 from .desk import DONE, DOUBT, FAILED, Desk, accepted
@@ -71,6 +71,16 @@ def test_a_cancellation_survives_the_way_back_to_the_queue(desk: Desk) -> None:
     assert desk.write(people.sweep_cancelled) == []
 
 
+def test_a_cancellation_outlives_a_lost_answer(desk: Desk) -> None:
+    job = desk.sent()
+    desk.write(people.cancel, job.id)
+    desk.apply(job, in_doubt("lost", RESUBMIT))
+    desk.age(job.id, resubmit_at=600)
+    assert desk.write(people.due_resubmits) == []
+    (swept,) = desk.write(people.sweep_cancelled)
+    assert (swept.id, swept.state) == (job.id, State.CANCELLED)
+
+
 # --- retry ------------------------------------------------------------------------------------
 
 
@@ -103,6 +113,16 @@ def test_a_job_that_was_never_sent_leaves_no_attempt(desk: Desk) -> None:
     assert desk.read(look.previous_attempts, job.id) == []
     (taken,) = desk.claim()
     assert desk.mark(taken).attempt == 1
+
+
+def test_a_retried_job_does_not_expire_again(desk: Desk) -> None:
+    expired = desk.enqueue(expires_at="2999-01-31T08:00:00Z")
+    desk.age(expired.id, expires_at=1000 * 366 * 86_400)
+    desk.write(claim.expire)
+    assert desk.write(people.retry, expired.id).expires_at is None
+    assert [taken.id for taken in desk.claim()] == [expired.id]
+    other = desk.failed(expires_at="2999-01-31T08:00:00Z")
+    assert desk.write(people.retry, other.id).expires_at == other.expires_at
 
 
 def test_attempts_are_numbered_through_all_retries(desk: Desk) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
@@ -24,8 +23,8 @@ def checkpoint(desk: Desk, job: Job, first: int, *chunks: object) -> None:
 def test_checkpoints_come_back_in_order_and_whole(desk: Desk) -> None:
     job = desk.running()
     nasty = {"type": "text-delta", "delta": "\x00\ud800\u2028"}
-    checkpoint(desk, job, 2, {"n": 2})
     checkpoint(desk, job, 0, {"n": 0}, nasty)
+    checkpoint(desk, job, 2, {"n": 2})
     assert desk.read(attempt.segments, job.id, 1) == [
         Segment(0, [{"n": 0}, nasty]),
         Segment(2, [{"n": 2}]),
@@ -37,10 +36,10 @@ def test_checkpoints_come_back_in_order_and_whole(desk: Desk) -> None:
 def test_what_lies_behind_a_gap_is_not_given(desk: Desk) -> None:
     job = desk.running()
     checkpoint(desk, job, 0, "a")
-    checkpoint(desk, job, 2, "c")
+    checkpoint(desk, job, 2, "c", "d")
+    checkpoint(desk, job, 4, "e")
     assert desk.read(attempt.segments, job.id, 1) == [Segment(0, ["a"])]
-    checkpoint(desk, job, 1, "b")
-    assert desk.read(attempt.segments, job.id, 1, 1) == [Segment(1, ["b"]), Segment(2, ["c"])]
+    assert desk.read(attempt.segments, job.id, 1, 2) == [Segment(2, ["c", "d"]), Segment(4, ["e"])]
 
 
 def test_a_lost_lease_saves_no_chunk(desk: Desk) -> None:
@@ -51,12 +50,29 @@ def test_a_lost_lease_saves_no_chunk(desk: Desk) -> None:
     assert desk.read(attempt.segments, job.id, 1) == []
 
 
-def test_a_segment_is_saved_once(desk: Desk) -> None:
+def test_a_checkpoint_repeated_after_an_unknown_commit_is_there_once(desk: Desk) -> None:
+    """By then more chunks may have come: the repetition brings those too."""
     job = desk.running()
     checkpoint(desk, job, 0, "a")
-    with pytest.raises(IntegrityError):
-        checkpoint(desk, job, 0, "another")
-    assert desk.read(attempt.segments, job.id, 1) == [Segment(0, ["a"])]
+    checkpoint(desk, job, 1, "b", "c")
+    checkpoint(desk, job, 1, "b", "c")
+    assert desk.read(attempt.segments, job.id, 1) == [Segment(0, ["a"]), Segment(1, ["b", "c"])]
+    checkpoint(desk, job, 1, "b", "c", "d")
+    assert desk.read(attempt.segments, job.id, 1) == [
+        Segment(0, ["a"]),
+        Segment(1, ["b", "c", "d"]),
+    ]
+
+
+def test_a_checkpoint_leaves_other_attempts_and_jobs_alone(desk: Desk) -> None:
+    job, other = desk.running(), desk.running()
+    checkpoint(desk, other, 0, "other")
+    checkpoint(desk, job, 0, "first attempt")
+    desk.sql("UPDATE jobs SET attempt = 2 WHERE id = :id", id=job.id)
+    checkpoint(desk, job, 0, "second attempt")
+    assert desk.read(attempt.segments, job.id, 1) == [Segment(0, ["first attempt"])]
+    assert desk.read(attempt.segments, job.id, 2) == [Segment(0, ["second attempt"])]
+    assert desk.read(attempt.segments, other.id, 1) == [Segment(0, ["other"])]
 
 
 # --- places -----------------------------------------------------------------------------------
@@ -116,15 +132,26 @@ def test_one_cancelled_run_makes_leaving_unsafe_for_good(desk: Desk) -> None:
     assert [leave(desk, survived=True) for _ in range(SAFE_AFTER_BREAKS)][-1] == "unsafe"
 
 
-def test_a_break_is_counted_once(desk: Desk) -> None:
+def test_a_break_counts_although_its_moment_could_not_be_written(desk: Desk) -> None:
     desk.start()
     job = desk.running()
-    desk.write(attempt.open_stream, Grip.of(job), at_most=None)
-    desk.write(attempt.close_stream, Grip.of(job), left=True)
+    assert (job.stream_opened_at, job.stream_left_at) == (None, None)
     desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=True, by="w1")
-    with pytest.raises(LeaseLost):
-        desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=True, by="w1")
     assert desk.rows("SELECT breaks_survived AS n FROM gates") == [{"n": 1}]
+    desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=False, by="w1")
+    assert desk.read(attempt.leaving, ORIGIN) == "unsafe"
+    learnt = [event.detail for event in desk.events(job.id)][-2:]
+    assert learnt == [{"api_origin": ORIGIN, "run": run} for run in ("survived", "cancelled")]
+
+
+def test_a_lost_lease_teaches_nothing_about_leaving(desk: Desk) -> None:
+    desk.start()
+    job = desk.running()
+    desk.write(guarded.write, Grip.of(job), {}, seize=True)
+    with pytest.raises(LeaseLost):
+        desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=False, by="w1")
+    assert desk.read(attempt.leaving, ORIGIN) == "unknown"
+    assert "stream.leaving_learnt" not in desk.event_names(job.id)
 
 
 def test_what_is_learnt_holds_for_all_keys_of_an_origin(desk: Desk) -> None:

@@ -38,9 +38,9 @@ def expected(status: int, *, envelope: bool, retry_after: float | None) -> tuple
     if status // 100 == 3 or (status in REFUSALS and not envelope):
         return State.QUEUED, None, Signal.WRONG_HOST
     if status == 403:
-        return State.FAILED, ErrorKind.FORBIDDEN, Signal.NEUTRAL
+        return State.FAILED, ErrorKind.FORBIDDEN, Signal.REFUSED
     if status in REFUSALS:
-        return State.FAILED, ErrorKind.REJECTED, Signal.NEUTRAL
+        return State.FAILED, ErrorKind.REJECTED, Signal.REFUSED
     return State.IN_DOUBT, ErrorKind.IN_DOUBT, Signal.AMBIGUOUS
 
 

@@ -21,6 +21,8 @@ from orchestrator.worker.progress import (
 
 LIMITS = Limits(run_timeout=1000.0, stall_timeout=300.0)
 RUNNING = Seen(RunStatus.RUNNING)
+TICK = LIMITS.longest_tick
+LOST = "the status route did not know the run for 30 minutes"
 TERMINAL = [status for status in RunStatus if status.terminal]
 
 
@@ -36,6 +38,16 @@ def follow(
     return now, acts
 
 
+def again(
+    observation: Observation, start: float, end: float, every: float = 100
+) -> list[tuple[float, Observation]]:
+    """The same observation again and again, at the latest at `end`."""
+    moments: list[float] = [start]
+    while moments[-1] < end:
+        moments.append(min(moments[-1] + every, end))
+    return [(moment, observation) for moment in moments]
+
+
 # --- ends ---------------------------------------------------------------------------------------
 
 
@@ -47,8 +59,35 @@ def test_a_terminal_status_ends(status: RunStatus) -> None:
 
 @pytest.mark.parametrize("status", TERMINAL)
 def test_a_terminal_status_ends_whatever_the_clocks_say(status: RunStatus) -> None:
-    _, acts = follow((0, RUNNING), (5000, Seen(status)))
-    assert acts[-1] == End(status)
+    _, acts = follow((0, Seen(status)), progress=Progress(followed_s=5000, quiet_s=5000))
+    (end,) = acts
+    assert isinstance(end, End)
+    assert (end.status, end.lost) == (status, None)
+
+
+@pytest.mark.parametrize(
+    ("left", "why"),
+    [
+        (Progress(followed_s=LIMITS.run_timeout), Stopping.TIMED_OUT),
+        (Progress(followed_s=500, quiet_s=LIMITS.stall_timeout), Stopping.STALLED),
+        (Progress(followed_s=500, quiet_s=299), None),
+    ],
+)
+def test_clocks_that_ran_out_tell_that_a_dead_predecessor_stopped_the_run(
+    left: Progress, why: Stopping | None
+) -> None:
+    _, acts = follow((0, Seen(RunStatus.CANCELLED)), progress=left)
+    assert acts == [End(RunStatus.CANCELLED, why)]
+    for status in (RunStatus.COMPLETED, RunStatus.FAILED):
+        _, acts = follow((0, Seen(status)), progress=left)
+        assert acts == [End(status)], "that was not a stop's doing"
+
+
+def test_a_persons_wish_comes_before_what_the_clocks_say() -> None:
+    _, acts = follow(
+        (0, Sign.CANCEL), (1, Seen(RunStatus.CANCELLED)), progress=Progress(followed_s=5000)
+    )
+    assert acts == [Act.WAIT, End(RunStatus.CANCELLED, Stopping.CANCELLED)]
 
 
 def test_a_run_that_ends_after_a_stop_says_who_stopped_it() -> None:
@@ -76,19 +115,22 @@ def test_a_run_that_takes_too_long_is_stopped() -> None:
 
 
 def test_a_run_that_says_nothing_new_is_stopped() -> None:
-    progress, acts = follow((0, RUNNING), (299, RUNNING), (300, RUNNING))
-    assert acts == [Act.WAIT, Act.WAIT, Act.STOP]
+    progress, acts = follow(*again(RUNNING, 0, 299), (300, RUNNING))
+    assert acts == [*[Act.WAIT] * 4, Act.STOP]
     assert progress.stopping is Stopping.STALLED
 
 
 def test_news_start_the_quiet_anew() -> None:
-    progress, acts = follow((0, RUNNING), (200, Sign.NEWS), (499, RUNNING), (500, RUNNING))
-    assert acts[-2:] == [Act.WAIT, Act.STOP]
+    progress, acts = follow(
+        *again(RUNNING, 0, 160), (200, Sign.NEWS), *again(RUNNING, 260, 499), (500, RUNNING)
+    )
+    assert acts[-1] is Act.STOP
+    assert Act.STOP not in acts[:-1]
     assert progress.quiet_s == 300
 
 
 def test_a_new_status_starts_the_quiet_anew() -> None:
-    progress, _ = follow((0, Seen(RunStatus.QUEUED)), (290, RUNNING))
+    progress, _ = follow(*again(Seen(RunStatus.QUEUED), 0, 200), (290, RUNNING))
     assert (progress.quiet_s, progress.followed_s) == (0, 290)
 
 
@@ -108,10 +150,28 @@ def test_the_clocks_go_on_where_a_former_worker_left_them() -> None:
 
 
 def test_a_clock_acts_only_on_a_status_read_after_it_ran_out() -> None:
-    _, acts = follow((0, RUNNING), (400, Sign.NEWS), (2000, Sign.OUT_OF_REACH), (2000, RUNNING))
-    assert acts == [Act.WAIT] * 4
-    _, acts = follow((0, RUNNING), (2000, Seen(RunStatus.COMPLETED)))
+    nearly = Progress(followed_s=990)
+    _, acts = follow((0, RUNNING), (20, Sign.NEWS), (21, RUNNING), progress=nearly)
+    assert acts == [Act.WAIT, Act.WAIT, Act.STOP]
+    _, acts = follow((0, RUNNING), (20, Sign.OUT_OF_REACH), (21, RUNNING), progress=nearly)
+    assert acts == [Act.WAIT] * 3
+    _, acts = follow((0, RUNNING), (20, Seen(RunStatus.COMPLETED)), progress=nearly)
     assert acts[-1] == End(RunStatus.COMPLETED)
+
+
+def test_a_machine_that_was_suspended_has_not_followed() -> None:
+    night = 8 * 3600.0
+    progress, acts = follow((0, RUNNING), (10, RUNNING), (10 + night, RUNNING))
+    assert acts == [Act.WAIT] * 3
+    assert (progress.followed_s, progress.quiet_s) == (10 + TICK, 10 + TICK)
+    progress, acts = follow((0, Sign.MISSING), (night, Sign.MISSING), progress=progress)
+    assert acts == [Act.WAIT] * 2
+    assert progress.missing_s == TICK
+
+
+def test_a_tick_within_the_bound_counts_whole() -> None:
+    progress, _ = follow((0, RUNNING), (TICK, RUNNING))
+    assert (progress.followed_s, progress.quiet_s) == (TICK, TICK)
 
 
 # --- stopping -----------------------------------------------------------------------------------
@@ -128,28 +188,72 @@ def test_a_stop_is_repeated_and_patience_ends() -> None:
 
 
 def test_the_first_reason_to_stop_stays() -> None:
-    progress, _ = follow((0, RUNNING), (300, RUNNING), (301, Sign.CANCEL), (302, RUNNING))
+    progress, _ = follow(*again(RUNNING, 0, 300), (301, Sign.CANCEL), (302, RUNNING))
     assert progress.stopping is Stopping.STALLED
-    progress, _ = follow((0, RUNNING), (1, Sign.CANCEL), (2, Sign.CANCEL))
-    assert progress.stopping_since == 1
+    beats = again(RUNNING, 2, 1000)
+    progress, _ = follow((0, RUNNING), (1, Sign.CANCEL), *beats)
+    assert progress.followed_s >= LIMITS.stall_timeout
+    assert progress.stopping is Stopping.CANCELLED
+
+
+def test_patience_counts_from_the_first_stop() -> None:
+    """A wish that met an outage still sends a stop, and the run has its time to obey."""
+    outage = again(Sign.OUT_OF_REACH, 2, 2 + 2 * STOP_PATIENCE_S)
+    begin = outage[-1][0] + 1
+    progress, acts = follow((0, RUNNING), (1, Sign.CANCEL), *outage, (begin, RUNNING))
+    assert progress.stopping_since == begin
+    assert acts == [*[Act.WAIT] * (len(acts) - 1), Act.STOP]
+    progress, acts = follow(
+        (begin + 20, Sign.CANCEL),
+        (begin + 20, RUNNING),
+        (begin + STOP_PATIENCE_S - 1, RUNNING),
+        (begin + STOP_PATIENCE_S, RUNNING),
+        progress=progress,
+    )
+    assert acts == [Act.WAIT, Act.STOP, Act.STOP, End(None, Stopping.CANCELLED)]
+    assert progress.stopping_since == begin
 
 
 # --- a run that the server does not know --------------------------------------------------------
 
 
 def test_a_run_is_lost_after_half_an_hour_of_nothing_else() -> None:
-    _, acts = follow((0, RUNNING), (5, Sign.MISSING), (5 + LOST_AFTER_S - 1, Sign.MISSING))
-    assert acts == [Act.WAIT] * 3
-    _, acts = follow((5, Sign.MISSING), (5 + LOST_AFTER_S, Sign.MISSING))
-    assert acts == [Act.WAIT, End(None, lost="404 for 30 minutes")]
+    nearly = [(0.0, RUNNING), *again(Sign.MISSING, 5, 5 + LOST_AFTER_S - 1)]
+    _, acts = follow(*nearly)
+    assert acts == [Act.WAIT] * len(nearly)
+    _, acts = follow(*nearly, (5 + LOST_AFTER_S, Sign.MISSING))
+    assert acts[-1] == End(None, lost=LOST)
+
+
+def test_a_lost_run_that_was_to_stop_says_why() -> None:
+    _, acts = follow((0, Sign.CANCEL), *again(Sign.MISSING, 5, 5 + LOST_AFTER_S))
+    assert acts[-1] == End(None, Stopping.CANCELLED, lost=LOST)
+
+
+def test_only_the_time_between_two_404s_in_a_row_is_missing_time() -> None:
+    outage = again(Sign.OUT_OF_REACH, 30, 2 * LOST_AFTER_S, every=30)
+    progress, acts = follow((0, Sign.MISSING), *outage, (3 * LOST_AFTER_S, Sign.MISSING))
+    assert set(acts) == {Act.WAIT}
+    assert progress.missing_s == 0
+
+
+def test_missing_time_adds_up_over_an_outage() -> None:
+    half = LOST_AFTER_S / 2
+    first = again(Sign.MISSING, 0, half)
+    second = again(Sign.MISSING, 10**5, 10**5 + half)
+    _, acts = follow(*first, (half + 1, Sign.OUT_OF_REACH), *second)
+    assert set(acts[:-1]) == {Act.WAIT}
+    assert acts[-1] == End(None, lost=LOST)
 
 
 def test_a_found_run_is_not_missing_any_more() -> None:
-    _, acts = follow((0, Sign.MISSING), (1000, RUNNING), (1001, Sign.MISSING), (2900, Sign.MISSING))
-    assert all(act is Act.WAIT for act in acts[:3])
-    assert acts[3] == End(None, lost="404 for 32 minutes")
-    _, acts = follow((0, Sign.MISSING), (1000, RUNNING), (1001, Sign.MISSING), (2000, Sign.MISSING))
-    assert acts[3] is Act.WAIT
+    missing = again(Sign.MISSING, 0, 1700)
+    found = [*missing, (1750.0, RUNNING), *again(Sign.MISSING, 1751, 1751 + LOST_AFTER_S - 1)]
+    progress, acts = follow(*found)
+    assert set(acts) == {Act.WAIT}
+    assert progress.missing_s == LOST_AFTER_S - 1
+    _, acts = follow(*found, (1751 + LOST_AFTER_S, Sign.MISSING))
+    assert acts[-1] == End(None, lost=LOST)
 
 
 def test_time_in_which_a_run_is_missing_does_not_count() -> None:
@@ -174,6 +278,9 @@ def test_only_the_server_patience_or_loss_ends_a_run(
         progress, act = step(progress, observation, now, LIMITS)
         assert progress.quiet_s >= 0
         assert before.followed_s <= progress.followed_s <= now
+        assert progress.followed_s - before.followed_s <= TICK
+        assert progress.quiet_s - before.quiet_s <= TICK
+        assert progress.missing_s - before.missing_s <= TICK
         if act is Act.STOP:
             assert observation == RUNNING or observation == Seen(RunStatus.QUEUED)
             assert progress.stopping is not None
