@@ -102,8 +102,19 @@ def _json_lines(text: str) -> Iterator[Record]:
 
 def _text_lines(text: str) -> Iterator[Record]:
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
+        if _is_an_object(line):
+            yield number, "it looks like JSON; add --format jsonl, or write the prompt as JSON"
+        elif line.strip():
             yield number, {"prompt": line.rstrip("\r")}
+
+
+def _is_an_object(line: str) -> bool:
+    """True for a line of JSONL: in a file of plain prompts it is a mistake that costs runs."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and not value.keys().isdisjoint({"prompt", "messages"})
 
 
 def _csv_records(text: str) -> Iterator[Record]:
@@ -161,7 +172,7 @@ def _options_of(header: list[str], cells: list[str]) -> Options | str:
         if not cell.strip():
             continue
         if name in _LISTS:
-            options[name] = [word.strip() for word in cell.split(";") if word.strip()]
+            options[name] = _list_of(cell)
         elif name in _JSON:
             try:
                 options[name] = json.loads(cell)
@@ -175,6 +186,17 @@ def _options_of(header: list[str], cells: list[str]) -> Options | str:
         else:
             options[name] = cell
     return options
+
+
+def _list_of(cell: str) -> list[str]:
+    """Words with `;` between them, or the JSON list that `jobs --csv` writes."""
+    try:
+        value = json.loads(cell)
+    except ValueError:
+        value = None
+    if isinstance(value, list):
+        return value
+    return [word.strip() for word in cell.split(";") if word.strip()]
 
 
 FORMS: Mapping[str, Callable[[str], Iterator[Record]]] = {

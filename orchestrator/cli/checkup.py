@@ -57,7 +57,7 @@ async def check_all(settings: Settings, environ: Mapping[str, str]) -> list[Find
     if not found[0].exit_code:
         found.append(await _api(settings, environ))
     found.append(await _clock(settings))
-    return found + await _database(settings)
+    return found + await _database(settings, environ)
 
 
 def _key(settings: Settings, environ: Mapping[str, str]) -> Finding:
@@ -81,7 +81,12 @@ async def _api(settings: Settings, environ: Mapping[str, str]) -> Finding:
     match trouble.kind:
         case TroubleKind.UNAUTHORIZED:
             return Finding("API", says, "check the key and the address", CONFIGURATION)
-        case TroubleKind.FORBIDDEN | TroubleKind.FOREIGN | TroubleKind.REFUSED:
+        case (
+            TroubleKind.FORBIDDEN
+            | TroubleKind.FOREIGN
+            | TroubleKind.REFUSED
+            | TroubleKind.UNREADABLE
+        ):
             return Finding("API", says, "check api.base_url and api.proxy", CONFIGURATION)
     return Finding("API", says, "try again; then check the network and api.proxy", TRY_LATER)
 
@@ -104,13 +109,13 @@ async def _clock(settings: Settings) -> Finding:
     return Finding("clock", says, "set this machine's clock, for example by NTP", CONFIGURATION)
 
 
-async def _database(settings: Settings) -> list[Finding]:
+async def _database(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     url = safe_url(settings.database.url)
     try:
         async with Store.open(parse_url(settings.database.url)) as store:
             return [
                 Finding("database", f"{url} is there, with the schema of this program"),
-                *(await _gates(store, settings)),
+                *(await _gates(store, settings, environ)),
                 await _workers(store, settings),
             ]
     except NotFound as error:
@@ -122,11 +127,17 @@ async def _database(settings: Settings) -> list[Finding]:
         return [Finding("database", f"{url}: {words}", "name another", CONFIGURATION)]
 
 
-async def _gates(store: Store, settings: Settings) -> list[Finding]:
+async def _gates(store: Store, settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    try:
+        key = fingerprint(settings.api.key_source(environ).read_key())
+    except ConfigError:
+        key = None  # the finding about the key says so
     ours = [
         row
         for row in await store.read(gate.all_gates)
-        if row.api_origin == settings.api.base_url and not row.open
+        if row.api_origin == settings.api.base_url
+        and not row.open
+        and key in (None, row.key_fingerprint)
     ]
     if not ours:
         return [Finding("gate", "open")]

@@ -74,7 +74,7 @@ def _shared_options() -> list[click.Parameter]:
         click.Option(
             ["--database"],
             metavar="URL",
-            help="The database, over the configuration: sqlite:///jobs.db or postgresql://…",
+            help="The database, over the configuration: sqlite:///jobs.db.",
             **shared,
         ),
         click.Option(["-v", "--verbose"], help="Log everything; show tracebacks.", **flag),

@@ -40,7 +40,7 @@ def write(out: Output, found: Survey, settings: Settings, own_key: str | None) -
     """Print the survey for a person. `own_key` is the fingerprint of the configured key."""
     out.line(f"{safe_url(settings.database.url)} at {moment(found.now)} UTC")
     _counts(out, found)
-    _gates(out, found)
+    _gates(out, found, settings.api.base_url, own_key)
     _failures(out, found)
     _in_doubt(out, found)
     _waiting(out, found)
@@ -67,8 +67,13 @@ def _counts(out: Output, found: Survey) -> None:
     out.line(f"{'cost':<11}{money(cost):>8}   {tokens:,} tokens, earlier attempts included")
 
 
-def _gates(out: Output, found: Survey) -> None:
-    for gate in (gate for gate in found.gates if not gate.open):
+def _gates(out: Output, found: Survey, origin: str, own_key: str | None) -> None:
+    """Tell of closed gates, but not of those whose key nobody uses any more."""
+    used = {(worker["api_origin"], worker["key_fingerprint"]) for worker in found.workers}
+    for gate in found.gates:
+        mine = (gate.api_origin, gate.key_fingerprint) in {*used, (origin, own_key)}
+        if gate.open or (own_key is not None and not mine):
+            continue
         out.heading(f"gate closed: {why_closed(gate)}")
         out.line(f"  {gate.api_origin}, key {gate.key_fingerprint}; {next_probe(gate)}")
 

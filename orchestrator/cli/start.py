@@ -132,10 +132,11 @@ async def _doctor(frame: Frame, probe: bool, as_json: bool) -> int:
     else:
         for finding in findings:
             mark = "problem" if finding.exit_code else "ok"
-            out.line(
-                f"{mark:<8} {finding.what}: {finding.says}",
-                style="red" if finding.exit_code else "",
-            )
+            style = "red" if finding.exit_code else ""
+            first, *more = finding.says.split("\n")
+            out.line(f"{mark:<8} {finding.what}: {first}", style=style)
+            for line in more:
+                out.line(f"{'':<8} {line}", style=style)
             if finding.remedy:
                 out.line(f"{'':<8} {finding.remedy}")
     return max((finding.exit_code for finding in findings), default=0)

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 import anyio
 import httpx
 
+from orchestrator.recoup.transport import LOCATION
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -61,7 +63,7 @@ async def read_body(response: httpx.Response, *, limit: int) -> Reply:
         if size > limit:
             raise BodyTooLongError(f"the body is longer than {limit} bytes")
         pieces.append(piece)
-    return Reply(response.status_code, response.headers, b"".join(pieces))
+    return Reply(response.status_code, _headers(response), b"".join(pieces))
 
 
 def described(error: BaseException) -> str:
@@ -86,7 +88,16 @@ def _cause(error: BaseException) -> BaseException | None:
 
 
 def _head(response: httpx.Response, fault: str) -> Reply:
-    return Reply(response.status_code, response.headers, fault=fault)
+    return Reply(response.status_code, _headers(response), fault=fault)
+
+
+def _headers(response: httpx.Response) -> httpx.Headers:
+    """The headers as they came, a redirect's `Location` among them."""
+    headers = response.headers.copy()
+    location = response.extensions.get(LOCATION)
+    if isinstance(location, str):
+        headers["location"] = location
+    return headers
 
 
 def _faulty(reply: Reply, fault: str) -> Reply:

@@ -140,8 +140,23 @@ def timeouts(read_s: float) -> httpx.Timeout:
     return httpx.Timeout(connect=CONNECT_S, read=read_s, write=read_s, pool=CONNECT_S)
 
 
+LOCATION = "orchestrator_location"
+"""Extension of a response: its `Location`, which is not among the headers of a redirect."""
+
+
+async def _keep_location_unread(response: httpx.Response) -> None:
+    """Take `Location` out of a redirect's headers before httpx parses it.
+
+    httpx reads it even where it follows no redirect, and raises for one that is no URL: the
+    answer, which says plainly that no run was started, would then count as lost.
+    """
+    if response.has_redirect_location:
+        response.extensions = {**response.extensions, LOCATION: response.headers.pop("location")}
+
+
 def _client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
     return httpx.AsyncClient(
+        event_hooks={"response": [_keep_location_unread]},
         transport=transport,
         trust_env=False,
         follow_redirects=False,

@@ -237,9 +237,15 @@ class Worker:
         """
         log, holdings = self._tools.log, self.holdings
         held = {"live": len(holdings.live), "submitting": len(holdings.submitting)}
-        log.info("worker.draining", **held)
-        holdings.draining = True
         timeout = self._tools.settings.worker.drain_timeout
+        log.info("worker.draining", **held, at_most_s=timeout)
+        if len(holdings):
+            log.info(
+                "worker.waits",
+                hint="requests in flight may answer, and streams end by themselves where leaving "
+                "one could cancel its run; a second signal ends the worker at once",
+            )
+        holdings.draining = True
         with anyio.move_on_after(timeout * PATIENT_SHARE):
             await holdings.all_gone(Follower.drain)
             return

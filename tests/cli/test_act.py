@@ -118,11 +118,22 @@ def test_the_gate_of_the_configured_key(shell: Shell) -> None:
         ("operator", "no")
     ]
     assert len(rows) == 2
+    shell.env["RECOUP_API_KEY"] = "recoup_sk_one"
     assert "gate closed: operator" in shell("status").out
     # Without a key, it is about every key of the API.
     del shell.env["RECOUP_API_KEY"]
     assert len(shell("gate", "open").out.splitlines()) == 2
     assert [row["reason"] for row in json.loads(shell("gate", "show", "--json").out)] == [None] * 2
+
+
+def test_a_closed_gate_of_a_replaced_key_is_not_told_of(shell: Shell) -> None:
+    shell("migrate", "upgrade")
+    for key in ("recoup_sk_old", "recoup_sk_new"):
+        shell.env["RECOUP_API_KEY"] = key
+        shell("gate", "close" if key.endswith("old") else "open")
+    assert "gate closed" not in shell("status").out
+    shell.env["RECOUP_API_KEY"] = "recoup_sk_old"
+    assert "gate closed: operator" in shell("status").out
 
 
 def test_an_operator_closes_what_an_outage_had_closed(shell: Shell) -> None:

@@ -136,6 +136,7 @@ def test_csv_with_lists_json_and_line_breaks(shell: Shell) -> None:
             ["prompt", "tags", "metadata", "priority", "run_timeout"],
             ['one, "two"\r\nthree', "a; b", '{"k": 1}', "7", "2h"],
             ["plain", "", "", "", ""],
+            ["as exported", '["a", "b"]', "", "", ""],
         ]
     )
     (shell.folder / "f.csv").write_bytes(text.getvalue().encode())
@@ -143,6 +144,7 @@ def test_csv_with_lists_json_and_line_breaks(shell: Shell) -> None:
     assert shell.sql("select prompt, tags, metadata, priority, run_timeout from jobs") == [
         ('one, "two"\r\nthree', '["a","b"]', '{"k":1}', 7, 7200.0),
         ("plain", None, None, 0, None),
+        ("as exported", '["a","b"]', None, 0, None),
     ]
 
 
@@ -153,6 +155,12 @@ def test_a_cell_of_csv_may_be_long_and_other_readers_keep_their_limit(shell: She
     shell("enqueue", "--file", "f.csv")
     assert shell.sql("select prompt from jobs") == [(prompt,)]
     assert csv.field_size_limit() == limit
+
+
+def test_json_lines_are_no_prompts(shell: Shell) -> None:
+    (shell.folder / "f.txt").write_text('one\n{"prompt": "two"}\n')
+    assert "f.txt:2: it looks like JSON" in shell("enqueue", "--file", "f.txt", code=2).err
+    assert not (shell.folder / "orchestrator.db").exists() or shell.sql("select 1 from jobs") == []
 
 
 def test_a_prompt_a_line_and_a_pipe(shell: Shell) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,10 +17,6 @@ from orchestrator.recoup.answers import (
 )
 from tests.remote.clients import recoup
 from tests.remote.rawserver import Peer, always, answer, serving
-
-if TYPE_CHECKING:
-    pass
-
 
 RUNNING = {"runId": "wrun_01", "status": "running"}
 CHAT = {

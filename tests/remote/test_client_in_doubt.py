@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
@@ -11,10 +11,6 @@ import pytest
 from orchestrator.recoup.answers import Accepted, NoAnswer
 from tests.remote.clients import Mark, recoup
 from tests.remote.rawserver import BOUND_S, Peer, always, answer, serving
-
-if TYPE_CHECKING:
-    pass
-
 
 BODY = {"prompt": "hello \ud83d"}
 IDS = {"runId": "wrun_01", "chatId": "c-1", "sessionId": "s-1"}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
 
-from orchestrator.recoup.answers import Accepted, Answered, Generated, NoAnswer, NotSent
+from orchestrator.recoup.answers import (
+    Accepted,
+    Answered,
+    Generated,
+    NoAnswer,
+    NotSent,
+    Trouble,
+    TroubleKind,
+)
 from tests.remote.clients import Mark, recoup
 from tests.remote.rawserver import BOUND_S, Peer, always, answer, serving
-
-if TYPE_CHECKING:
-    pass
-
 
 BODY = {"prompt": "hello \ud83d"}
 IDS = {"runId": "wrun_01", "chatId": "c-1", "sessionId": "s-1"}
@@ -301,6 +305,20 @@ async def test_redirect_is_answered_and_not_followed(mark: Mark, status: int) ->
         assert isinstance(result, Answered)
         assert not result.envelope
         assert result.location == f"{elsewhere.url}/api/chat/runs"
+
+
+@pytest.mark.parametrize(
+    "location", ["https://evil.example/\x1b[31mx", "http://[", "https://a:b:c/", "//"]
+)
+async def test_redirect_to_what_is_no_url_is_an_answer_too(mark: Mark, location: str) -> None:
+    reply = answer(307, b"", f"location: {location}")
+    async with serving(always(reply)) as server, recoup(server.url) as client:
+        result = await client.start_run(BODY, mark=mark)
+        trouble = await client.run_status("wrun_1")
+    assert isinstance(result, Answered)
+    assert (result.status, result.envelope) == (307, False)
+    assert isinstance(trouble, Trouble)
+    assert trouble.kind is TroubleKind.FOREIGN
 
 
 @pytest.mark.parametrize(

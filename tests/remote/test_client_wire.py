@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import anyio
 import pytest
 
@@ -15,10 +13,6 @@ from orchestrator.recoup.answers import (
 )
 from tests.remote.clients import recoup
 from tests.remote.rawserver import BOUND_S, Peer, always, answer, serving
-
-if TYPE_CHECKING:
-    pass
-
 
 RUNNING = {"runId": "wrun_01", "status": "running"}
 
