@@ -127,6 +127,8 @@ def _told(out: Output, results: Results, *, named: bool, dry_run: bool) -> int:
 def _now(job: Job) -> str:
     if job.cancel_requested_at is not None and not job.state.settled:
         return f"{job.state.value}; its worker stops the run"
+    if job.state is State.QUEUED and job.attempt > 0:
+        return f"{job.state.value}: attempt {job.attempt + 1} will start another run"
     return job.state.value
 
 

@@ -50,7 +50,7 @@ def test_jobs_in_doubt_are_resubmitted_or_given_up(doubted: Shell) -> None:
     assert shell.sql("select count(*) from jobs where state = 'in_doubt'") == [(2,)]
     assert shell("resolve", "1", "--fail").out == "1 failed\n"
     out = shell("resolve", "--all-in-doubt", "--batch", "b", "--resubmit").out
-    assert out == "2 queued\n"
+    assert out == "2 queued: attempt 2 will start another run\n"
     done = shell("resolve", "1", code=1)
     assert done.err == "error: job 1 is failed, not in doubt\n"
 

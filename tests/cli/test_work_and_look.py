@@ -123,10 +123,10 @@ def test_acts_on_settled_jobs(night: Shell) -> None:
     assert "would" not in shell("retry", "--batch", "night", "--dry-run").out
     assert shell.sql("select state from jobs where id = 3") == [("failed",)]
     # A filter means what went wrong: a completed job is not run again unless it is asked for.
-    assert shell("retry", "--batch", "night").out == "3 queued\n"
+    assert shell("retry", "--batch", "night").out.startswith("3 queued: attempt 2 ")
     assert shell("cancel", "--batch", "night").out == "3 cancelled\n"
     assert shell.sql("select attempt, state from attempts") == [(1, "failed")]
-    assert shell("retry", "1").out == "1 queued\n"
+    assert shell("retry", "1").out.startswith("1 queued: attempt 2 ")
 
 
 @pytest.mark.usefixtures("server")
