@@ -49,6 +49,10 @@ class Column:
     right: bool = False
 
 
+_SHORTENED = 12
+"""The least width of a column that may be shortened, in cells."""
+
+
 class Output:
     """One command's standard output."""
 
@@ -115,21 +119,43 @@ class Output:
             for row in [*names, *cells]:
                 self._stream.write("\t".join(printable(cell) for cell in row) + "\n")
             return
-        table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
-        for index, column in enumerate(columns):
-            texts = [printable(row[index]) for row in cells]
+        widths = self._widths(columns, cells)
+        # On a terminal too narrow for ids and figures, its own line breaks are better than cut ids.
+        least = sum(widths) + 2 * len(widths)
+        table = Table(
+            box=None,
+            pad_edge=False,
+            header_style="bold",
+            show_header=header,
+            width=least if least > self.console.width else None,
+        )
+        for column, width in zip(columns, widths, strict=True):
             table.add_column(
                 column.name,
                 justify="right" if column.right else "left",
-                no_wrap=column.whole,
-                overflow="fold",
-                min_width=max((Text(text).cell_len for text in texts), default=0)
-                if column.whole
-                else None,
+                no_wrap=True,
+                overflow="ellipsis",
+                width=width,
             )
         for row in cells:
             table.add_row(*(foreign(cell, style=_STYLES.get(cell, "")) for cell in row))
-        self.console.print(table)
+        self.console.print(table, crop=False)
+
+    def _widths(self, columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:
+        """Give each whole column what it needs, in cells, and the others an equal share."""
+        wanted = [
+            max(
+                Text(printable(text)).cell_len for text in (column.name, *(row[n] for row in cells))
+            )
+            for n, column in enumerate(columns)
+        ]
+        shared = [n for n, column in enumerate(columns) if not column.whole]
+        room = self.console.width - 2 * len(columns)
+        room -= sum(width for n, width in enumerate(wanted) if n not in shared)
+        for done, n in enumerate(sorted(shared, key=wanted.__getitem__)):
+            wanted[n] = min(wanted[n], max(_SHORTENED, room // (len(shared) - done)))
+            room -= wanted[n]
+        return wanted
 
     def pairs(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Print names with values, one a line; empty values and zeros are left out."""
