@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -61,7 +62,7 @@ def test_the_schema_is_upgraded_checked_and_printed(shell: Shell) -> None:
     shell("migrate", "upgrade")
     assert shell("migrate", "check").out.startswith("current: ")
     statements = shell("migrate", "sql").out
-    with sqlite3.connect(":memory:") as database:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
         database.executescript(statements)
     assert "TIMESTAMPTZ" in shell("migrate", "sql", "--dialect", "postgresql").out
     shell.sql("update alembic_version set version_num = '9999'")

@@ -68,7 +68,9 @@ async def test_cuts_in_the_middle_of_tool_calls_leave_the_exact_message(bench: B
 
 
 async def test_an_undisturbed_stream_is_opened_once(bench: Bench) -> None:
-    (job,) = await streamed(bench, '[steps=2 tools=2 reasoning sources files text="Done."]')
+    (job,) = await streamed(
+        bench, '[first=0.5 steps=2 tools=2 reasoning sources files text="Done."]'
+    )
     await bench.assert_kept(job)
     assert bench.starts(job.run_id) == [0]
     assert "collect.difference" not in await bench.events(job.id)
