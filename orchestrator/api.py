@@ -222,6 +222,10 @@ class Orchestrator:
         """Bound how many of a queue's jobs are live at once in the whole database."""
         await self._write(partial(people.limit_queue, queue=queue, concurrency=concurrency))
 
+    async def weigh_queue(self, queue: str, weight: int) -> None:
+        """Set a queue's share of free slots, against 1 of each queue that says nothing."""
+        await self._write(partial(people.weigh_queue, queue=queue, weight=weight))
+
     # --- the store ------------------------------------------------------------------------------
 
     async def _opened(self, *, create: bool = False) -> Store:

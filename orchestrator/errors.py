@@ -9,6 +9,7 @@ OrchestratorError
 ├── SchemaMismatch         run the command that the text names
 ├── LeaseLost              another worker owns the job: stop quietly
 ├── StoreUnavailable       the database cannot be reached: try later
+│   └── StoreDamaged       its file is no database: put the right one there
 ├── JobFailed              the job settled without completing
 └── JobInDoubt             the job may have started a run; a person decides
 """
@@ -78,6 +79,12 @@ class StoreUnavailable(OrchestratorError):
     """The database cannot be reached or written now."""
 
     exit_code = 75
+
+
+class StoreDamaged(StoreUnavailable):
+    """The file is no database, or damaged. A worker keeps what it knows: it may be put back."""
+
+    exit_code = 78
 
 
 class JobFailed(OrchestratorError):

@@ -209,6 +209,10 @@ class Orchestrator:
         """Bound how many of a queue's jobs are live at once in the whole database."""
         self._execute(partial(people.limit_queue, queue=queue, concurrency=concurrency), write=True)
 
+    def weigh_queue(self, queue: str, weight: int) -> None:
+        """Set a queue's share of free slots, against 1 of each queue that says nothing."""
+        self._execute(partial(people.weigh_queue, queue=queue, weight=weight), write=True)
+
     # --- the store ------------------------------------------------------------------------------
 
     def _execute(

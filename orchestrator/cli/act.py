@@ -281,3 +281,18 @@ def limit(frame: Frame, *, queue: str, number: int | None) -> None:
     anyio.run(write_once, frame.settings(), verb)
     bound = "has no limit" if number is None else f"is limited to {number} live jobs"
     frame.output().line(f"queue {queue} {bound}")
+
+
+@command
+@click.argument("queue")
+@click.argument("number", type=click.IntRange(min=1), metavar="N")
+@pass_frame
+def weigh(frame: Frame, *, queue: str, number: int) -> None:
+    """Set a queue's share of free slots.
+
+    Queues that have due jobs share them in proportion to their weights; the weight of a queue
+    that says nothing is 1.
+    """
+    verb = partial(people.weigh_queue, queue=queue, weight=number)
+    anyio.run(write_once, frame.settings(), verb)
+    frame.output().line(f"queue {queue} has weight {number}")

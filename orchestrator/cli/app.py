@@ -36,6 +36,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "pause": "Stop claims from a queue.",
         "resume": "Let a queue's jobs be claimed again.",
         "limit": "Bound how many jobs of a queue are live at once.",
+        "weigh": "Set a queue's share of free slots.",
         "gate": "Show, open or close the gate of an API and key.",
     },
     "maintain": {

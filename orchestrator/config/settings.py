@@ -20,6 +20,7 @@ from orchestrator.config.values import (
     KeyPath,
     Level,
     Limit,
+    OptionalDatabaseUrl,
     OptionalWord,
     Positive,
     ProxyUrl,
@@ -28,7 +29,7 @@ from orchestrator.config.values import (
     safe_url,
 )
 
-URL_KEYS = frozenset({"base_url", "proxy", "url"})
+URL_KEYS = frozenset({"base_url", "listen_url", "proxy", "url"})
 """Keys whose values may hold a password, and are shown through `safe_url`."""
 
 
@@ -59,6 +60,19 @@ class Database(_Section):
     """The SQL database that holds the jobs."""
 
     url: DatabaseUrl = "sqlite:///orchestrator.db"
+    listen_url: OptionalDatabaseUrl = None
+
+    @field_validator("listen_url")
+    @classmethod
+    def _is_for_postgresql(cls, value: str | None, info: ValidationInfo) -> str | None:
+        url = info.data.get("url") or ""
+        if value is not None and not (
+            value.startswith("postgresql:") and url.startswith("postgresql:")
+        ):
+            raise ValueError(
+                "is for a PostgreSQL behind a transaction pooler, and leads to the same database"
+            )
+        return value
 
 
 class Worker(_Section):
@@ -67,6 +81,7 @@ class Worker(_Section):
     concurrency: Count = 100
     queues: Words = ()
     poll_interval: Positive = 1.0
+    priority_step: Duration = 1_800.0
     drain_timeout: Duration = 150.0
     heartbeat: Positive = 10.0
     dead_after: Positive = 60.0

@@ -186,6 +186,7 @@ FinishReason = Literal["length", "content-filter", "tool-calls", "other", "unkno
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 ProxyUrl = Annotated[Annotated[str, AfterValidator(_http_url)] | None, _UNSET]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+OptionalDatabaseUrl = Annotated[DatabaseUrl | None, _UNSET]
 KeyPath = Annotated[Annotated[Path, AfterValidator(_key_path)] | None, _UNSET]
 FinishReasons = Annotated[tuple[FinishReason, ...], BeforeValidator(_listed)]
 Level = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from orchestrator.errors import ConfigError, StoreUnavailable
-from orchestrator.store import sqlite
+from orchestrator.errors import ConfigError, StoreDamaged, StoreUnavailable
+from orchestrator.store import postgres, sqlite
 
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 _SYNC_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 
+POOL_SIZE = 8
 POOL_TIMEOUT_S = 60.0
 """How long a caller waits for a connection of the pool."""
 
@@ -47,32 +48,60 @@ def parse_url(url: str) -> URL:
             "database.url: a database in memory would be lost with the process; name a file, "
             "for example sqlite:///jobs.db"
         )
+    if backend == "postgresql":
+        postgres.require_driver()
     return parsed
 
 
-def async_engine(url: URL, *, now: sqlite.Now = sqlite.system_now) -> AsyncEngine:
-    """Make the async engine of a worker or of an `Orchestrator`. Dispose it in a `finally`."""
+def async_engine(
+    url: URL, *, now: sqlite.Now = sqlite.system_now, size: int = POOL_SIZE, prepared: bool = False
+) -> AsyncEngine:
+    """Make the async engine of a worker or of an `Orchestrator`. Dispose it in a `finally`.
+
+    `size` bounds its connections; `prepared` lets PostgreSQL keep prepared statements, which must
+    not be where a transaction pooler stands before it.
+    """
     backend = url.get_backend_name()
+    options: dict[str, Any] = {
+        "pool_size": size,
+        "max_overflow": 0,
+        "pool_timeout": POOL_TIMEOUT_S,
+        "hide_parameters": True,
+    }
     target = url.set(drivername=_ASYNC_DRIVERS[backend])
     if backend == "sqlite":
-        engine = create_async_engine(
-            target, pool_size=4, max_overflow=0, pool_timeout=POOL_TIMEOUT_S, hide_parameters=True
-        )
+        engine = create_async_engine(target, **options)
         sqlite.prepare(engine.sync_engine, now)
         return engine
-    return create_async_engine(
-        target, pool_size=8, max_overflow=0, pool_timeout=POOL_TIMEOUT_S, hide_parameters=True
+    engine = create_async_engine(
+        target,
+        **options,
+        pool_pre_ping=True,  # a connection that died while nobody used it is nobody's trouble
+        connect_args=postgres.connect_args(url, prepared=prepared),
     )
+    postgres.prepare(engine.sync_engine)
+    return engine
 
 
-def sync_engine(url: URL, *, now: sqlite.Now = sqlite.system_now) -> Engine:
-    """Make a blocking engine, for migrations and the sync twin; it keeps no connection open."""
+def sync_engine(url: URL, *, now: sqlite.Now = sqlite.system_now, bounded: bool = True) -> Engine:
+    """Make a blocking engine, for migrations and the sync twin; it keeps no connection open.
+
+    Without `bounded`, PostgreSQL may take its time for a statement, as migrations do.
+    """
     backend = url.get_backend_name()
-    engine = create_engine(
-        url.set(drivername=_SYNC_DRIVERS[backend]), poolclass=NullPool, hide_parameters=True
-    )
+    target = url.set(drivername=_SYNC_DRIVERS[backend])
     if backend == "sqlite":
+        engine = create_engine(target, poolclass=NullPool, hide_parameters=True)
         sqlite.prepare(engine, now)
+        return engine
+    engine = create_engine(
+        target,
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args=postgres.connect_args(url),
+    )
+    if bounded:
+        postgres.prepare(engine)
     return engine
 
 
@@ -88,13 +117,18 @@ def reaching() -> Iterator[None]:
         if not _out_of_reach(error):
             raise
         origin = error.orig if isinstance(error, DBAPIError) else None
-        words = str(origin or error).splitlines()[0]
+        words = next(iter(str(origin or error).splitlines()), type(error).__name__)
+        if sqlite.is_damage(getattr(origin, "sqlite_errorcode", 0)):
+            raise StoreDamaged(f"the database refuses: {words}") from error
         raise StoreUnavailable(f"the database cannot be used now: {words}") from error
 
 
 def _out_of_reach(error: DBAPIError | PoolTimeout) -> bool:
-    if isinstance(error, PoolTimeout):
+    if isinstance(error, PoolTimeout) or error.connection_invalidated:
         return True
-    # SQLite says OperationalError of a faulty statement, too; its code tells them apart.
+    lost = isinstance(error, OperationalError | InterfaceError)
     code = getattr(error.orig, "sqlite_errorcode", None)
-    return isinstance(error, OperationalError) and code != sqlite3.SQLITE_ERROR
+    if code is not None:
+        return sqlite.is_passing(code)
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    return postgres.is_passing(state) if state is not None else lost

@@ -116,7 +116,7 @@ def upgrade(url: URL) -> str:
     path = sqlite.path_of(url) if url.get_backend_name() == "sqlite" else None
     if path is not None:
         sqlite.check_place(path)
-    engine = sync_engine(url)
+    engine = sync_engine(url, bounded=False)
     try:
         writing = engine.execution_options(**{sqlite.WRITE: True})
         with reaching(), writing.begin() as connection:

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, Table
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Float,
+    Integer,
+    MetaData,
+    Table,
+    literal_column,
+)
 from sqlalchemy.sql import quoted_name
 
+from orchestrator.states import CLAIMED, State
 from orchestrator.store.types import JsonText, PlainText, UtcTime
 
 metadata = MetaData()
@@ -188,3 +198,16 @@ gates = Table(
 
 VIEWS = ("failures", "live", "waiting", "runs", "daily", "costs")
 """The views that the migrations create for people."""
+
+
+def is_queued() -> ColumnElement[bool]:
+    """The condition of a queued job, as the partial indexes have it.
+
+    A planner takes a partial index only for a condition that it can read: no bound value.
+    """
+    return jobs.c.state == literal_column(f"'{State.QUEUED.value}'")
+
+
+def is_claimed() -> ColumnElement[bool]:
+    """The condition of a job that a worker holds, or held until it died; as the indexes have it."""
+    return jobs.c.state.in_([literal_column(f"'{name}'") for name in State if name in CLAIMED])

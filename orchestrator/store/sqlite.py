@@ -98,3 +98,34 @@ def check_place(path: Path) -> None:
             f"database.url: {str(path)!r}: the folder {str(parent)!r} does not exist; "
             "create it or name another file"
         )
+
+
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+
+
+def is_passing(code: int) -> bool:
+    """True for an error of the file, not of the statement, by SQLite's (extended) result code.
+
+    What a worker then knows it keeps, and tries to write again: a person may free the disk, set
+    the rights, or put the file back.
+    """
+    return code & 0xFF in _PASSING
+
+
+def is_damage(code: int) -> bool:
+    """True for an error that says that the file is no database, or a broken one."""
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -1,4 +1,4 @@
-"""The store: runs verbs on a database, reads and durable writes."""
+"""The store: runs verbs on a database, reads and durable writes, and says when to look again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.store import migrations, sqlite
+from orchestrator.store import migrations, sqlite, wake
 from orchestrator.store.commit import GroupCommit, Write
 from orchestrator.store.engine import async_engine, reaching
+from orchestrator.store.wake import Listen
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -23,27 +24,45 @@ Verb = Callable[Concatenate[Connection, P], T]
 class Store:
     """One database, for one process. Use `Store.open`."""
 
-    def __init__(self, *, engine: AsyncEngine) -> None:
+    def __init__(
+        self, *, engine: AsyncEngine, beats: AsyncEngine | None = None, listen: Listen | None = None
+    ) -> None:
         self._engine = engine
+        self._beats = beats
+        self._listen = listen
         self._commits = GroupCommit(run=self._run_batch)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: URL, *, now: sqlite.Now = sqlite.system_now) -> AsyncIterator[Self]:
+    async def open(
+        cls,
+        url: URL,
+        *,
+        listen_url: URL | None = None,
+        prepared: bool = False,
+        now: sqlite.Now = sqlite.system_now,
+    ) -> AsyncIterator[Self]:
         """Open the database of a parsed URL and close it at the end of the block.
 
-        Raises NotFound where there is no file, SchemaMismatch for a schema that is not ours, and
-        StoreUnavailable where the database cannot be reached. Never creates or changes anything.
+        `listen_url` reaches the same PostgreSQL past a transaction pooler, for what needs a
+        connection of its own; `prepared` lets PostgreSQL keep prepared statements, which a pooler
+        before it would mix up. Raises NotFound where there is no file, SchemaMismatch for a schema
+        that is not ours, and StoreUnavailable where the database cannot be reached. Never creates
+        or changes anything.
         """
         migrations.require_file(url)
-        engine = async_engine(url, now=now)
+        direct = listen_url or url
+        engine = async_engine(url, now=now, prepared=prepared)
+        beats = async_engine(direct, size=1) if engine.dialect.name == "postgresql" else None
         try:
-            store = cls(engine=engine)
+            store = cls(engine=engine, beats=beats, listen=wake.listener(direct))
             await store.read(migrations.require_current)
             yield store
         finally:
             with anyio.CancelScope(shield=True):
                 await engine.dispose()
+                if beats is not None:
+                    await beats.dispose()
 
     async def read(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that only reads. Raises StoreUnavailable where the database is out of reach.
@@ -71,6 +90,45 @@ class Store:
         not known.
         """
         return await self._commits.write(verb, order=order, urgent=urgent)
+
+    async def write_alone(self, verb: Callable[[Connection], T], *, urgent: bool = False) -> T:
+        """Run a verb that touches many rows, and return its result once it is durable.
+
+        On PostgreSQL it has a transaction of its own: others need not wait for the locks that it
+        collects. A SQLite file has one writer at a time, so there it shares. Raises as `write`.
+        """
+        if self._engine.dialect.name == "sqlite":
+            return await self.write(verb, urgent=urgent)
+        return await self._run_alone(self._engine, verb)
+
+    async def beat(self, verb: Callable[[Connection], T]) -> T:
+        """Run a heartbeat's verb ahead of all other work, and return its result once it is durable.
+
+        On PostgreSQL it has a connection of its own, which no pool can run out of. Raises as
+        `write`.
+        """
+        if self._beats is None:
+            return await self.write(verb, urgent=True)
+        return await self._run_alone(self._beats, verb)
+
+    async def listen(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change` whenever jobs may have become due, until cancelled.
+
+        A hint, that may come late, twice or for nothing: polling stands behind it. Returns at
+        once where there is nothing to listen to.
+        """
+        if self._listen is not None:
+            await self._listen(on_change)
+
+    async def _run_alone(self, engine: AsyncEngine, verb: Callable[[Connection], T]) -> T:
+        with anyio.CancelScope(shield=True):
+            with reaching():
+                async with engine.connect() as connection:
+                    await connection.execution_options(**{sqlite.WRITE: True})
+                    async with connection.begin():
+                        result = await connection.run_sync(verb)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return result
 
     async def _run_batch(self, writes: Sequence[Write[object]]) -> None:
         """Run the writes in one transaction; a verb's own refusal undoes only that verb."""

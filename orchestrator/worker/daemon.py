@@ -54,13 +54,18 @@ async def run_daemon(
     log = structlog.get_logger("orchestrator.worker")
     notifier = Notifier(environ)
     url = parse_url(settings.database.url)
+    listen_url = parse_url(settings.database.listen_url) if settings.database.listen_url else None
     await anyio.to_thread.run_sync(migrations.upgrade_sqlite, url)
     identity = identify(__version__)
     key = settings.api.key_source(environ).read_key()
     who = Claimant(
         identity.worker_id, settings.api.base_url, fingerprint(key), settings.worker.queues
     )
-    async with Store.open(url) as store, client_for(settings, environ) as client:
+    async with (
+        # Where the operator names a way past a pooler, there is one.
+        Store.open(url, listen_url=listen_url, prepared=listen_url is None) as store,
+        client_for(settings, environ) as client,
+    ):
         tools = Tools(
             store=store,
             client=client,

@@ -6,6 +6,7 @@ from functools import partial
 
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store.verbs import crew
+from orchestrator.store.verbs.crew import Identity
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
 
@@ -17,8 +18,9 @@ before anyone may think it dead."""
 class Heartbeat:
     """Beats every `heartbeat` seconds, and answers whether the worker may act."""
 
-    def __init__(self, *, tools: Tools) -> None:
+    def __init__(self, *, tools: Tools, identity: Identity) -> None:
         self._tools = tools
+        self._identity = identity
         self._dead_after = tools.settings.worker.dead_after
         self._every = tools.settings.worker.heartbeat
         self._last_good = tools.clock.boottime()
@@ -53,19 +55,16 @@ class Heartbeat:
         tools = self._tools
         began = tools.clock.boottime()
         try:
-            known = await tools.store.write(
-                partial(crew.beat, worker_id=tools.who.worker_id), urgent=True
+            known = await tools.store.beat(
+                partial(crew.prove_life, identity=self._identity, who=tools.who)
             )
-            if not known:
-                tools.log.warning("worker.was_declared_dead", silent_s=round(self.silent_s, 1))
-                await tools.store.write(
-                    partial(crew.revive, worker_id=tools.who.worker_id), urgent=True
-                )
         except StoreUnavailable as error:
             tools.log.warning(
                 "worker.beat_failed", silent_s=round(self.silent_s, 1), error=str(error)
             )
             return False
+        if not known:
+            tools.log.warning("worker.was_declared_dead", silent_s=round(self.silent_s, 1))
         if not known or began - self._last_good > 2 * self._every + 1:
             self._unbroken_since = began
         # The moment before the write counts: the row cannot be older than that.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 
 from orchestrator import decide
@@ -21,6 +23,7 @@ class Rescuer:
         self._tools = tools
         self._heartbeat = heartbeat
         self._identity = identity
+        self._watch = Watch(now=tools.clock.boottime)
 
     async def rescue(self) -> tuple[list[Job], list[Job]]:
         """Mend what dead workers left; return the runs that this worker adopted, and the mended.
@@ -29,9 +32,10 @@ class Rescuer:
         """
         tools = self._tools
         peers = await tools.store.read(crew.peers)
-        dead = [peer.identity.worker_id for peer in peers if self._is_dead(peer)]
+        self._watch.look(peers)
+        dead = [peer for peer in peers if self._is_dead(peer)]
         verb = partial(crew.rescue, who=tools.who, dead=dead, decide=self._decide)
-        adopted, mended = await tools.store.write(verb)
+        adopted, mended = await tools.store.write_alone(verb)
         for job in mended:
             tools.log.warning("job.rescued", job_id=job.id, state=job.state.value, error=job.error)
         for job in adopted:
@@ -52,7 +56,34 @@ class Rescuer:
 
     def _silent_too_long(self, peer: Peer) -> bool:
         dead_after = self._tools.settings.worker.dead_after
-        return peer.silent_s > dead_after and self._heartbeat.may_judge
+        return self._watch.silent_s(peer) > dead_after and self._heartbeat.may_judge
 
     def _decide(self, job: Job) -> Outcome | None:
         return decide.after_death(job, self._tools.policy.of(job))
+
+
+class Watch:
+    """How long other workers have been silent, by our own clock.
+
+    The times that they write are the database's, and that clock may be set: an hour forward, and
+    all look dead; an hour back, and a dead one looks alive for an hour. So a heartbeat counts
+    from when we first saw it, and the value itself is only compared.
+    """
+
+    def __init__(self, *, now: Callable[[], float]) -> None:
+        self._now = now
+        self._seen: dict[str, tuple[datetime, float]] = {}
+
+    def look(self, peers: Sequence[Peer]) -> None:
+        """Take note of the heartbeats as they stand now."""
+        seen = {}
+        for peer in peers:
+            name, beat = peer.identity.worker_id, peer.last_heartbeat_at
+            before = self._seen.get(name)
+            stands = before is not None and before[0] == beat
+            seen[name] = before if before is not None and stands else (beat, self._now())
+        self._seen = seen
+
+    def silent_s(self, peer: Peer) -> float:
+        """Seconds that we have seen the worker's last heartbeat stand."""
+        return self._now() - self._seen[peer.identity.worker_id][1]

@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store.verbs import claim, crew
+from orchestrator.store.verbs.claim import Order
 from orchestrator.store.verbs.crew import Identity
 from orchestrator.worker.duties import Duties
 from orchestrator.worker.follow import Follower
@@ -70,9 +71,10 @@ class Worker:
         self._max_jobs = max_jobs
         self._on_tick = on_tick
         self._abort = abort
-        self._heartbeat = Heartbeat(tools=tools)
+        self._heartbeat = Heartbeat(tools=tools, identity=identity)
         self._gate = Gatekeeper(tools=tools)
         self._pace = Pace(per_minute=tools.settings.submit.max_per_minute, now=tools.clock.boottime)
+        self._order = Order(step_s=tools.settings.worker.priority_step)
         self._due = anyio.Event()
         self._draining = anyio.Event()
         self._holdings: Holdings | None = None
@@ -107,6 +109,7 @@ class Worker:
         tools.log.info("worker.started", worker_id=tools.who.worker_id, pid=self._identity.pid)
         async with anyio.create_task_group() as beating:
             beating.start_soon(self._heartbeat.run)
+            beating.start_soon(tools.store.listen, self._due_now)
             async with anyio.create_task_group() as tasks:
                 duties = self._begin(tasks)
                 ended = await self._claim_loop(duties)
@@ -199,8 +202,8 @@ class Worker:
         room = self._room() if self._heartbeat.may_act else 0
         if room <= 0:
             return 0
-        claimed = await self._tools.store.write(
-            partial(claim.claim, who=self._tools.who, limit=room)
+        claimed = await self._tools.store.write_alone(
+            partial(claim.claim, who=self._tools.who, limit=room, order=self._order)
         )
         for job in claimed:
             self.holdings.start(job)

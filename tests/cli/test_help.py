@@ -33,7 +33,7 @@ def test_there_are_all_commands() -> None:
         *("demo", "init", "doctor"),
         *("enqueue", "worker", "wait"),
         *("status", "jobs", "show", "watch", "queues", "workers"),
-        *("cancel", "retry", "resolve", "pause", "resume", "limit", "gate"),
+        *("cancel", "retry", "resolve", "pause", "resume", "limit", "weigh", "gate"),
         *("migrate", "devserver", "fold"),
     }
 

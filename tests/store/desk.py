@@ -37,6 +37,10 @@ def who(worker: str = "w1", *, queues: tuple[str, ...] = (), key: str = KEY) -> 
     return Claimant(worker, ORIGIN, key, queues)
 
 
+def identity(worker: str, pid: int = 1) -> Identity:
+    return Identity(worker, "host", "boot", "pidns", pid, "1", "0")
+
+
 def accepted(number: int = 1) -> Outcome:
     return Outcome(
         State.RUNNING,
@@ -116,10 +120,12 @@ class Desk:
     # --- a worker's acts ----------------------------------------------------------------------
 
     def start(self, worker: str = "w1", *, pid: int = 1, key: str = KEY) -> Claimant:
-        identity = Identity(worker, "host", "boot", "pidns", pid, "1", "0")
         claimant = who(worker, key=key)
-        self.write(crew.register, identity, claimant)
+        self.write(crew.register, identity(worker, pid), claimant)
         return claimant
+
+    def beat(self, worker: str = "w1") -> bool:
+        return self.write(crew.prove_life, identity(worker), who(worker))
 
     def claim(self, worker: str = "w1", limit: int = 10, **options: Any) -> list[Job]:
         return self.write(claim.claim, who(worker, **options), limit)

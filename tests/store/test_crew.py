@@ -19,7 +19,8 @@ def decide(job: Job) -> Outcome | None:
 
 
 def rescue(desk: Desk, *dead: str, by: str = "w2", key: str = KEY) -> tuple[list[Job], list[Job]]:
-    return desk.write(crew.rescue, who(by, key=key), list(dead), decide)
+    peers = [peer for peer in desk.read(crew.peers) if peer.identity.worker_id in dead]
+    return desk.write(crew.rescue, who(by, key=key), peers, decide)
 
 
 def test_a_submission_with_nothing_sent_goes_back(desk: Desk) -> None:
@@ -78,7 +79,7 @@ def test_the_dead_are_buried_once(desk: Desk) -> None:
     (buried, _) = desk.read(crew.peers, stopped=True)
     rescue(desk, "w1")
     assert desk.read(crew.peers, stopped=True)[0].stopped_at == buried.stopped_at
-    assert not desk.write(crew.beat, "w1")
+    assert not desk.beat("w1")
 
 
 def test_a_run_of_another_key_waits_for_its_own_workers(desk: Desk) -> None:
@@ -124,7 +125,7 @@ def test_settled_and_queued_jobs_are_nobodys(desk: Desk) -> None:
     desk.doubtful()
     for state in (*SETTLED, State.QUEUED):
         desk.one_in(state)
-    assert desk.read(crew.abandoned, ["w1"]) == []
+    assert desk.read(crew.abandoned) == []
 
 
 def test_a_stream_that_was_open_counts_as_lost(desk: Desk) -> None:
@@ -142,20 +143,36 @@ def test_a_stream_that_was_open_counts_as_lost(desk: Desk) -> None:
 def test_a_beat_moves_the_heartbeat(desk: Desk) -> None:
     desk.start("w1")
     (before,) = desk.read(crew.peers)
-    assert desk.write(crew.beat, "w1")
+    assert desk.beat("w1")
     (after,) = desk.read(crew.peers)
     assert after.last_heartbeat_at > before.last_heartbeat_at
     assert 0 <= after.silent_s < 5
-    assert not desk.write(crew.beat, "nobody")
 
 
 def test_a_worker_that_lives_takes_its_death_back(desk: Desk) -> None:
     desk.start("w1")
     desk.write(crew.bury, "w1")
-    assert not desk.write(crew.beat, "w1")
-    assert desk.write(crew.revive, "w1")
-    assert desk.write(crew.beat, "w1")
-    assert not desk.write(crew.revive, "nobody")
+    assert not desk.beat("w1")
+    assert desk.beat("w1")
+
+
+def test_a_worker_whose_row_was_deleted_comes_back(desk: Desk) -> None:
+    desk.start("w1")
+    desk.sql("DELETE FROM workers")
+    assert not desk.beat("w1")
+    assert desk.beat("w1")
+    (peer,) = desk.read(crew.peers)
+    assert peer.identity.pid == 1
+
+
+def test_a_worker_that_beat_after_we_looked_is_not_dead(desk: Desk) -> None:
+    desk.start("w1")
+    job = desk.running()
+    seen = desk.read(crew.peers)
+    desk.beat("w1")
+    assert desk.write(crew.rescue, who("w2"), seen, decide) == ([], [])
+    assert desk.get(job.id) == job
+    assert [peer.identity.worker_id for peer in desk.read(crew.peers)] == ["w1"]
 
 
 def test_cancellations_are_told_to_the_holder(desk: Desk) -> None:

@@ -37,7 +37,7 @@ def test_a_worker_with_the_new_key_adopts_what_it_was_given(desk: Desk) -> None:
     job = desk.running()
     desk.start("w2", key="k2")
     rescuer = who("w2", key="k2")
-    assert desk.write(crew.rescue, rescuer, ["w1"], lambda _job: None) == ([], [])
+    assert desk.write(crew.rescue, rescuer, desk.read(crew.peers), lambda _job: None) == ([], [])
     rekey(desk)
     (adopted,), _ = desk.write(crew.rescue, rescuer, [], lambda _job: None)
     assert (adopted.id, adopted.worker_id) == (job.id, "w2")

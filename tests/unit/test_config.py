@@ -350,6 +350,13 @@ def test_the_example_shows_every_key_in_its_section_and_unset_ones_in_comments()
 
 def test_the_examples_in_comments_are_valid_too(toml: Callable[[str], Path]) -> None:
     text = re.sub(r"^# (\w+ = )", r"\1", EXAMPLE.read_text("utf-8"), flags=re.MULTILINE)
+    text = text.replace("sqlite:///orchestrator.db", "postgresql://pooler.example/name")
     settings = load_settings(toml(text), environ=NOWHERE)
     assert settings.submit.max_per_minute == 30
+    assert settings.database.listen_url == "postgresql://user:password@host:5432/name"
     assert settings.defaults.model == "moonshotai/kimi-k3"
+
+
+def test_a_url_to_listen_at_goes_with_postgresql_only() -> None:
+    with pytest.raises(ConfigError, match=r"database\.listen_url.*pooler"):
+        load_settings(environ={"ORCHESTRATOR_DATABASE__LISTEN_URL": "postgresql://host/name"})

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Text,
+    and_,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+)
 
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
-from orchestrator.states import CLAIMED, Endpoint, ErrorKind, State
-from orchestrator.store.schema import gates, jobs, queues
-from orchestrator.store.types import db_now
+from orchestrator.states import Endpoint, ErrorKind, State
+from orchestrator.store.schema import gates, is_claimed, is_queued, jobs, queues
+from orchestrator.store.types import UtcTime, db_now
 from orchestrator.store.verbs import outcomes
-from orchestrator.store.verbs.guarded import Grip, each_that_still_fits, write
+from orchestrator.store.verbs.guarded import Grip, each_that_still_fits, write_all
 from orchestrator.store.verbs.people import called_off
+from orchestrator.store.verbs.turns import Lane, Turns, rank
+
+PRIORITY_STEP_S = 1800.0
+"""After how long a wait a job counts as one step of priority more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +45,26 @@ class Claimant:
     queues: tuple[str, ...] = ()
 
 
-def claim(connection: Connection, who: Claimant, limit: int, *, canary: bool = False) -> list[Job]:
+@dataclass(frozen=True, slots=True)
+class Order:
+    """In which order due jobs are claimed.
+
+    `turns` shares the slots among queues; `step_s` is the wait, in seconds, by which a job gains
+    one step of priority within its queue.
+    """
+
+    turns: Turns = field(default_factory=Turns)
+    step_s: float = PRIORITY_STEP_S
+
+
+def claim(
+    connection: Connection,
+    who: Claimant,
+    limit: int,
+    *,
+    order: Order | None = None,
+    canary: bool = False,
+) -> list[Job]:
     """Move up to `limit` due jobs to `submitting` under fresh leases and return them.
 
     Tests queue, pause, the queue's own limit and the gate in the same transaction; `canary`
@@ -38,25 +73,34 @@ def claim(connection: Connection, who: Claimant, limit: int, *, canary: bool = F
     """
     if limit <= 0 or (not canary and _gate_closed(connection, who)):
         return []
-    limited, closed = _queue_limits(connection)
-    taken = _candidates(connection, who, limit, excluded=closed | limited.keys(), canary=canary)
-    for name, room in limited.items():
-        if room > 0 and (not who.queues or name in who.queues):
-            taken += _candidates(connection, who, min(room, limit), only=name, canary=canary)
-    taken.sort(key=lambda job: (-job.priority, job.available_at, job.id))
-    return [_take(connection, who, job) for job in taken[:limit]]
+    order = order or Order()
+    lanes = _due_lanes(connection, who)
+    rules = _rules(connection, lanes)
+    room = _room(connection, rules)
+    taken: list[Job] = []
+    while lanes and len(taken) < limit:
+        weights = {name: rules[name].weight if name in rules else 1 for name in lanes}
+        for name, slots in order.turns.deal(weights, limit - len(taken), room).items():
+            found = _first(connection, lanes[name], slots, order.step_s, canary=canary)
+            taken += _take(connection, who, found)
+            if name in room:
+                room[name] -= len(found)
+            if len(found) < slots:
+                del lanes[name]  # what is left there others hold, or it is not due after all
+        lanes = {name: each for name, each in lanes.items() if room.get(name, 1) > 0}
+    return taken
 
 
-def _take(connection: Connection, who: Claimant, job: Job) -> Job:
+def _take(connection: Connection, who: Claimant, found: Sequence[Job]) -> list[Job]:
     values = {
         "worker_id": who.worker_id,
         "sent_at": None,
         "api_origin": who.api_origin,
         "key_fingerprint": who.key_fingerprint,
     }
-    return write(
+    return write_all(
         connection,
-        Grip.of(job),
+        [Grip.of(job) for job in found],
         values,
         to=State.SUBMITTING,
         event="job.claimed",
@@ -65,40 +109,91 @@ def _take(connection: Connection, who: Claimant, job: Job) -> Job:
     )
 
 
-def _candidates(
-    connection: Connection,
-    who: Claimant,
-    limit: int,
-    *,
-    only: str | None = None,
-    excluded: frozenset[str] | set[str] = frozenset(),
-    canary: bool = False,
+_LANES = text("""
+WITH RECURSIVE names (queue) AS (
+    SELECT min(queue) FROM jobs WHERE state = 'queued'
+    UNION ALL
+    SELECT (SELECT min(j.queue) FROM jobs j WHERE j.state = 'queued' AND j.queue > n.queue)
+    FROM names n WHERE n.queue IS NOT NULL
+), lanes (queue, priority) AS (
+    SELECT n.queue, (SELECT max(j.priority) FROM jobs j
+                     WHERE j.state = 'queued' AND j.queue = n.queue)
+    FROM names n WHERE n.queue IS NOT NULL
+    UNION ALL
+    SELECT l.queue, (SELECT max(j.priority) FROM jobs j
+                     WHERE j.state = 'queued' AND j.queue = l.queue AND j.priority < l.priority)
+    FROM lanes l WHERE l.priority IS NOT NULL
+)
+SELECT l.queue, l.priority, (SELECT min(j.available_at) FROM jobs j
+                             WHERE j.state = 'queued' AND j.queue = l.queue
+                             AND j.priority = l.priority) AS since
+FROM lanes l WHERE l.priority IS NOT NULL
+""").columns(queue=jobs.c.queue.type, priority=jobs.c.priority.type, since=UtcTime())
+"""Each queue and priority that has queued jobs: a few steps along `jobs_claim` for each, however
+many jobs wait. (min() and max() over an index's next column read one entry.)"""
+
+
+def _due_lanes(connection: Connection, who: Claimant) -> dict[str, list[Lane]]:
+    """Return the lanes whose first job is due, by queue, in the order of their first jobs."""
+    lanes = _LANES.subquery()
+    statement = select(lanes).where(lanes.c.since <= db_now())
+    if who.queues:
+        statement = statement.where(lanes.c.queue.in_(who.queues))
+    found: dict[str, list[Lane]] = {}
+    for row in connection.execute(statement.order_by(lanes.c.since)):
+        found.setdefault(row.queue, []).append(Lane(row.queue, row.priority, row.since))
+    return found
+
+
+def _first(
+    connection: Connection, lanes: Sequence[Lane], limit: int, step_s: float, *, canary: bool
 ) -> list[Job]:
-    condition = and_(is_due(), jobs.c.cancel_requested_at.is_(None))
+    """Return the first `limit` due jobs of a queue's lanes, locked against other claims."""
+    found: list[tuple[tuple[float, float], Job]] = []
+    for lane in sorted(lanes, key=lambda lane: rank(lane.priority, lane.since, step_s)):
+        if len(found) >= limit and found[-1][0] < rank(lane.priority, lane.since, step_s):
+            break  # nothing of this lane, nor of those after it, comes before what is found
+        due = _due_of(connection, lane, limit, canary=canary)
+        found += [(rank(job.priority, job.available_at, step_s), job) for job in due]
+        found = sorted(found, key=lambda each: (each[0], each[1].id))[:limit]
+    return [job for _, job in found]
+
+
+def _due_of(connection: Connection, lane: Lane, limit: int, *, canary: bool) -> list[Job]:
+    condition = and_(
+        is_due(),
+        jobs.c.queue == _name(lane.queue),
+        jobs.c.priority == lane.priority,
+        jobs.c.cancel_requested_at.is_(None),
+    )
     if canary:
         # The synchronous endpoint may answer after an hour, and need not even exist.
         condition = and_(condition, jobs.c.endpoint == Endpoint.RUNS.value)
-    if only is not None:
-        condition = and_(condition, jobs.c.queue == only)
-    elif who.queues:
-        condition = and_(condition, jobs.c.queue.in_(set(who.queues) - set(excluded)))
-    elif excluded:
-        condition = and_(condition, jobs.c.queue.not_in(excluded))
     statement = (
         select(jobs)
         .where(condition)
-        .order_by(jobs.c.priority.desc(), jobs.c.available_at, jobs.c.id)
+        .order_by(jobs.c.available_at, jobs.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
     return [Job.from_row(row) for row in connection.execute(statement).mappings()]
 
 
+def _name(queue: str) -> ColumnElement[str]:
+    """A queue's name as a value; any program may have written bytes into a SQLite file."""
+    try:
+        queue.encode()
+    except UnicodeEncodeError:
+        raw = queue.encode("utf-8", "surrogateescape")
+        return cast(literal(raw, LargeBinary()), Text())
+    return literal(queue, jobs.c.queue.type)
+
+
 def is_due() -> ColumnElement[bool]:
     """The condition of a queued job whose time has come and is not past."""
     now = db_now()
     return and_(
-        jobs.c.state == State.QUEUED.value,
+        is_queued(),
         jobs.c.available_at <= now,
         or_(jobs.c.scheduled_at.is_(None), jobs.c.scheduled_at <= now),
         or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > now),
@@ -114,31 +209,59 @@ def _gate_closed(connection: Connection, who: Claimant) -> bool:
     return bool(connection.execute(statement).scalar_one())
 
 
-def _queue_limits(connection: Connection) -> tuple[dict[str, int], frozenset[str]]:
-    """Return the room left in each limited queue, and the names of the paused ones."""
-    rows = connection.execute(select(queues)).mappings().all()
-    paused = frozenset(row["name"] for row in rows if row["paused_at"] is not None)
-    limits = {
-        row["name"]: row["concurrency"]
-        for row in rows
-        if row["concurrency"] is not None and row["name"] not in paused
-    }
-    if not limits:
-        return {}, paused
-    held = (
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a person said of a queue. `concurrency` None means without limit."""
+
+    weight: int
+    concurrency: int | None
+
+
+def _rules(connection: Connection, lanes: dict[str, list[Lane]]) -> dict[str, _Rule]:
+    """Return what is said of the queues of `lanes`, and take the paused ones out of them."""
+    rules: dict[str, _Rule] = {}
+    for row in connection.execute(select(queues).where(queues.c.name.in_(lanes))):
+        if row.paused_at is not None:
+            del lanes[row.name]
+        else:
+            rules[row.name] = _Rule(row.weight, row.concurrency)
+    return rules
+
+
+def _room(connection: Connection, rules: dict[str, _Rule]) -> dict[str, int]:
+    """Return how many jobs may still be claimed from each limited queue.
+
+    Counting and claiming must not be interleaved with those of another worker: the rows of the
+    limited queues are locked until this transaction ends, and the count is a later statement,
+    which sees what the last holder of the lock has committed.
+    """
+    limited = [name for name, rule in rules.items() if rule.concurrency is not None]
+    if not limited:
+        return {}
+    locked = (
+        select(queues.c.name, queues.c.concurrency, queues.c.paused_at)
+        .where(queues.c.name.in_(limited))
+        .order_by(queues.c.name)
+        .with_for_update()
+    )
+    rows = connection.execute(locked).all()
+    counted = (
         select(jobs.c.queue, func.count())
-        .where(jobs.c.state.in_([state.value for state in CLAIMED]), jobs.c.queue.in_(limits))
+        .where(is_claimed(), jobs.c.queue.in_(limited))
         .group_by(jobs.c.queue)
     )
-    counts: dict[str, int] = {row[0]: row[1] for row in connection.execute(held)}
-    return {name: most - counts.get(name, 0) for name, most in limits.items()}, paused
+    live: dict[str, int] = {row[0]: row[1] for row in connection.execute(counted)}
+    return {
+        row.name: 0 if row.paused_at is not None else row.concurrency - live.get(row.name, 0)
+        for row in rows
+        if row.concurrency is not None
+    }
 
 
 def anything_to_sweep(connection: Connection) -> bool:
     """True if a queued job expired or was cancelled, or one in doubt is due to be sent again."""
-    queued = jobs.c.state == State.QUEUED.value
     for condition in (
-        and_(queued, jobs.c.expires_at <= db_now()),
+        and_(is_queued(), jobs.c.expires_at <= db_now()),
         called_off(),
         and_(jobs.c.state == State.IN_DOUBT.value, jobs.c.resubmit_at <= db_now()),
     ):
@@ -151,7 +274,7 @@ def expire(connection: Connection, limit: int = 500) -> list[Job]:
     """Fail queued jobs whose `expires_at` has passed, and return them."""
     statement = (
         select(jobs)
-        .where(jobs.c.state == State.QUEUED.value, jobs.c.expires_at <= db_now())
+        .where(is_queued(), jobs.c.expires_at <= db_now())
         .order_by(jobs.c.id)
         .limit(limit)
     )
@@ -180,7 +303,7 @@ def count_due(connection: Connection, queue_names: Sequence[str] = ()) -> int:
     now = db_now()
     condition = or_(
         and_(
-            jobs.c.state == State.QUEUED.value,
+            is_queued(),
             or_(jobs.c.scheduled_at.is_(None), jobs.c.scheduled_at <= now),
         ),
         and_(jobs.c.state == State.IN_DOUBT.value, jobs.c.resubmit_at.is_not(None)),

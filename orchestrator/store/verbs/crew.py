@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import Connection, and_, insert, or_, select, update
+from sqlalchemy import Connection, insert, or_, select, update
 
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
 from orchestrator.states import CLAIMED, State
-from orchestrator.store.schema import gates, jobs, workers
+from orchestrator.store.schema import gates, is_claimed, jobs, workers
 from orchestrator.store.types import db_now
+from orchestrator.store.upsert import insert_if_absent
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.claim import Claimant
 from orchestrator.store.verbs.guarded import Grip, each_that_still_fits, held, write
@@ -47,6 +48,11 @@ class Peer:
 
 def register(connection: Connection, identity: Identity, who: Claimant) -> None:
     """Insert the row of a worker that starts, and the gate's row of its origin and key."""
+    _insert_worker(connection, identity, who)
+    ensure_gate(connection, who)
+
+
+def _insert_worker(connection: Connection, identity: Identity, who: Claimant) -> None:
     connection.execute(
         insert(workers).values(
             id=identity.worker_id,
@@ -63,49 +69,40 @@ def register(connection: Connection, identity: Identity, who: Claimant) -> None:
             last_heartbeat_at=db_now(),
         )
     )
-    ensure_gate(connection, who)
 
 
 def ensure_gate(connection: Connection, who: Claimant) -> None:
     """Make the gate's row of an origin and key, open, if there is none."""
-    same = and_(
-        gates.c.api_origin == who.api_origin, gates.c.key_fingerprint == who.key_fingerprint
+    insert_if_absent(
+        connection,
+        gates,
+        {
+            "api_origin": who.api_origin,
+            "key_fingerprint": who.key_fingerprint,
+            "probes": 0,
+            "generation": 0,
+            "leaving": "unknown",
+            "breaks_survived": 0,
+        },
     )
-    if connection.execute(select(gates.c.generation).where(same)).first() is None:
-        connection.execute(
-            insert(gates).values(
-                api_origin=who.api_origin,
-                key_fingerprint=who.key_fingerprint,
-                probes=0,
-                generation=0,
-                leaving="unknown",
-                breaks_survived=0,
-            )
-        )
 
 
-def beat(connection: Connection, worker_id: str) -> bool:
-    """Say that the worker lives; False if its row is gone or says that it stopped."""
-    statement = (
-        update(workers)
-        .where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
-        .values(last_heartbeat_at=db_now())
-    )
-    return connection.execute(statement).rowcount == 1
+def prove_life(connection: Connection, identity: Identity, who: Claimant) -> bool:
+    """Say that the worker lives; False if it had been declared dead, or its row was deleted.
 
-
-def revive(connection: Connection, worker_id: str) -> bool:
-    """Take back a verdict of death over a worker that lives after all; False if its row is gone."""
-    statement = (
-        update(workers)
-        .where(workers.c.id == worker_id)
-        .values(last_heartbeat_at=db_now(), stopped_at=None)
-    )
-    return connection.execute(statement).rowcount == 1
+    Either is taken back: the worker holds no lease by it, and those that it lost stay lost.
+    """
+    alive = {"last_heartbeat_at": db_now(), "stopped_at": None}
+    own = update(workers).where(workers.c.id == identity.worker_id).values(alive)
+    if connection.execute(own.where(workers.c.stopped_at.is_(None))).rowcount:
+        return True
+    if not connection.execute(own).rowcount:
+        _insert_worker(connection, identity, who)
+    return False
 
 
 def bury(connection: Connection, worker_id: str) -> None:
-    """Write down that a worker has stopped or is dead."""
+    """Write down that a worker has stopped."""
     connection.execute(
         update(workers)
         .where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
@@ -140,11 +137,7 @@ def peers(connection: Connection, *, stopped: bool = False) -> list[Peer]:
 
 def held_by(connection: Connection, worker_id: str) -> list[Job]:
     """Return the jobs that a worker holds, in order of id."""
-    statement = (
-        select(jobs)
-        .where(jobs.c.worker_id == worker_id, jobs.c.state.in_([state.value for state in CLAIMED]))
-        .order_by(jobs.c.id)
-    )
+    statement = select(jobs).where(jobs.c.worker_id == worker_id, is_claimed()).order_by(jobs.c.id)
     return [Job.from_row(row) for row in connection.execute(statement).mappings()]
 
 
@@ -152,23 +145,18 @@ def cancellations(connection: Connection, worker_id: str) -> list[int]:
     """Return the ids of a worker's jobs whose cancellation was asked for."""
     statement = select(jobs.c.id).where(
         jobs.c.worker_id == worker_id,
-        jobs.c.state.in_([state.value for state in CLAIMED]),
+        is_claimed(),
         jobs.c.cancel_requested_at.is_not(None),
     )
     return list(connection.execute(statement).scalars())
 
 
-def abandoned(connection: Connection, dead: Sequence[str]) -> list[Job]:
+def abandoned(connection: Connection) -> list[Job]:
     """Return the claimed jobs that nobody holds: of dead workers, of stopped ones, of none."""
     alive = select(workers.c.id).where(workers.c.stopped_at.is_(None))
-    if dead:
-        alive = alive.where(workers.c.id.not_in(dead))
     statement = (
         select(jobs)
-        .where(
-            jobs.c.state.in_([state.value for state in CLAIMED]),
-            or_(jobs.c.worker_id.is_(None), jobs.c.worker_id.not_in(alive)),
-        )
+        .where(is_claimed(), or_(jobs.c.worker_id.is_(None), jobs.c.worker_id.not_in(alive)))
         .order_by(jobs.c.id)
     )
     return [Job.from_row(row) for row in connection.execute(statement).mappings()]
@@ -177,17 +165,20 @@ def abandoned(connection: Connection, dead: Sequence[str]) -> list[Job]:
 def rescue(
     connection: Connection,
     who: Claimant,
-    dead: Sequence[str],
+    dead: Sequence[Peer],
     decide: Callable[[Job], Outcome | None],
 ) -> tuple[list[Job], list[Job]]:
     """Mend what the dead left, in guarded writes, and return (adopted, mended).
 
-    `decide` gives the outcome of a submission that was cut off, or None for a run to adopt.
-    Runs of another origin or key are left to workers that have that key.
+    One of `dead` that has beaten since it was looked at is not dead. `decide` gives the outcome
+    of a submission that was cut off, or None for a run to adopt. Runs of another origin or key
+    are left to workers that have that key.
     """
+    for peer in dead:
+        _declare_dead(connection, peer)
     adopted: list[Job] = []
     mended: list[Job] = []
-    for job in abandoned(connection, dead):
+    for job in abandoned(connection):
         outcome = decide(job)
         grip = Grip.of(job)
         if outcome is not None:
@@ -195,9 +186,20 @@ def rescue(
             mended += each_that_still_fits([apply])
         elif (job.api_origin, job.key_fingerprint) == (who.api_origin, who.key_fingerprint):
             adopted += each_that_still_fits([partial(_adopt, connection, who, job)])
-    for worker_id in dead:
-        bury(connection, worker_id)
     return adopted, mended
+
+
+def _declare_dead(connection: Connection, peer: Peer) -> None:
+    """Write a worker's death down, unless it has proved its life after we looked."""
+    connection.execute(
+        update(workers)
+        .where(
+            workers.c.id == peer.identity.worker_id,
+            workers.c.last_heartbeat_at == peer.last_heartbeat_at,
+            workers.c.stopped_at.is_(None),
+        )
+        .values(stopped_at=db_now())
+    )
 
 
 def _adopt(connection: Connection, who: Claimant, job: Job) -> Job:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from orchestrator.errors import DuplicateKey
 from orchestrator.job import Job
@@ -15,6 +16,7 @@ from orchestrator.states import State
 from orchestrator.store.schema import job_events, jobs
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs.guarded import Grip, write
+from orchestrator.store.wake import announce
 
 
 class OnConflict(StrEnum):
@@ -81,6 +83,10 @@ _BATCH = 500
 """Keys a look-up: SQLite takes at most 32,766 bound values a statement."""
 
 
+_TRIES = 5
+"""How often a call meets a key that another caller has inserted a moment before, at most."""
+
+
 def enqueue_many(
     connection: Connection,
     rows: Sequence[Mapping[str, Any]],
@@ -91,6 +97,20 @@ def enqueue_many(
     Raises DuplicateKey for a `unique_key` that exists where `on_conflict` does not allow it;
     the caller's transaction must then be rolled back, so that all or nothing is inserted.
     """
+    keyed = any(row.get("unique_key") for row in rows)
+    for _ in range(_TRIES if keyed else 0):
+        try:
+            # Another transaction may commit one of the keys between our look and our insert.
+            with connection.begin_nested():
+                return _enqueue(connection, rows, on_conflict)
+        except IntegrityError:
+            continue
+    return _enqueue(connection, rows, on_conflict)
+
+
+def _enqueue(
+    connection: Connection, rows: Sequence[Mapping[str, Any]], on_conflict: OnConflict
+) -> list[Enqueued]:
     done: list[Enqueued | None] = [None] * len(rows)
     fresh: list[int] = []
     seen: dict[str, int] = {}
@@ -109,6 +129,8 @@ def enqueue_many(
             else:
                 fresh.append(index)
     ids = _insert(connection, [rows[index] for index in fresh]) if fresh else []
+    if ids:
+        announce(connection)
     for index, job_id in zip(fresh, ids, strict=True):
         done[index] = Enqueued(job_id, created=True)
     for index, row in enumerate(rows):
@@ -157,6 +179,7 @@ def _meet(
             "available_at": row.get("scheduled_at") or db_now(),
         }
         write(connection, Grip.of(job), values, event="job.replaced", seize=True)
+        announce(connection)
         return Enqueued(job.id, created=False)
     existing = {name: getattr(job, name) for name in _CONTENT}
     _require_same(existing, row, job.id, on_conflict)

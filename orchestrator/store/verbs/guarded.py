@@ -6,12 +6,12 @@ it hit the row. A worker that lost its lease therefore changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, select, tuple_, update
 
 from orchestrator.errors import LeaseLost, NotAllowed, NotFound
 from orchestrator.job import Job
@@ -51,33 +51,76 @@ def write(
 ) -> Job:
     """Change one job, if it still is as `grip` says, and return it as it then stands.
 
-    `to` moves it to another state (or names the same one to keep it); `event` appends to
-    `job_events` in the same transaction, and must be given with a move. `seize` raises the lease,
-    so that whoever held the job before can write no more. `by` is the acting worker's id.
-    Raises LeaseLost if no row was hit; nothing is written then.
+    The arguments are those of `write_all`. Raises LeaseLost if no row was hit; nothing is written
+    then.
     """
+    written = write_all(
+        connection,
+        [grip],
+        values,
+        to=to,
+        event=event,
+        detail=detail,
+        only_if=only_if,
+        seize=seize,
+        by=by,
+    )
+    if not written:
+        raise LeaseLost(
+            f"job {grip.job_id} is not {grip.state.value} under lease {grip.lease} any more"
+        )
+    return written[0]
+
+
+def write_all(
+    connection: Connection,
+    grips: Sequence[Grip],
+    values: Mapping[str, Any],
+    *,
+    to: State | None = None,
+    event: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+    only_if: ColumnElement[bool] | None = None,
+    seize: bool = False,
+    by: str | None = None,
+) -> list[Job]:
+    """Change those of the jobs that still are as their grips say, and return them in that order.
+
+    All grips are of one state. `to` moves the jobs to another (or names the same one to keep it);
+    `event` appends to `job_events` in the same transaction, and must be given with a move.
+    `seize` raises the lease, so that whoever held a job before can write no more. `by` is the
+    acting worker's id.
+    """
+    if not grips:
+        return []
+    came_from = grips[0].state
     changes = dict(values)
-    if to is not None and to is not grip.state:
-        _check_move(grip.state, to, changes, event)
+    if to is not None and to is not came_from:
+        _check_move(came_from, to, changes, event)
         changes["state"] = to.value
         if not kinds_of(to):
             changes["error_kind"] = None
     if seize:
         changes["lease"] = jobs.c.lease + 1
     changes["updated_at"] = db_now()
-    guard = and_(
-        jobs.c.id == grip.job_id, jobs.c.lease == grip.lease, jobs.c.state == grip.state.value
-    )
+    guard = and_(_one_of(grips), jobs.c.state == came_from.value)
     statement = update(jobs).where(guard if only_if is None else and_(guard, only_if))
-    row = connection.execute(statement.values(changes).returning(*jobs.c)).mappings().one_or_none()
-    if row is None:
-        raise LeaseLost(
-            f"job {grip.job_id} is not {grip.state.value} under lease {grip.lease} any more"
-        )
-    job = Job.from_row(row)
+    rows = connection.execute(statement.values(changes).returning(*jobs.c)).mappings()
+    hit = {row["id"]: Job.from_row(row) for row in rows}
+    written = [hit[grip.job_id] for grip in grips if grip.job_id in hit]
     if event is not None:
-        record(connection, job, event, came_from=grip.state, detail=detail, by=by)
-    return job
+        record_all(connection, written, event, came_from=came_from, detail=detail, by=by)
+    return written
+
+
+def _one_of(grips: Sequence[Grip]) -> ColumnElement[bool]:
+    """The fence: the job and the lease under which it is to be written."""
+    if len(grips) == 1:
+        return and_(jobs.c.id == grips[0].job_id, jobs.c.lease == grips[0].lease)
+    if any(grip.state is not grips[0].state for grip in grips):
+        raise AssertionError("jobs that are written together are in one state")
+    pairs = [(grip.job_id, grip.lease) for grip in grips]
+    return tuple_(jobs.c.id, jobs.c.lease).in_(pairs)
 
 
 def held(connection: Connection, job_id: int) -> Job:
@@ -110,17 +153,38 @@ def record(
     by: str | None = None,
 ) -> None:
     """Append an event to a job's log, in the same transaction as what it tells of."""
-    append(
-        connection,
-        job_id=job.id,
-        event=event,
-        from_state=came_from.value if came_from else None,
-        to_state=job.state.value,
-        attempt=job.attempt,
-        lease=job.lease,
-        worker_id=by,
-        detail=dict(detail) if detail else None,
-    )
+    record_all(connection, [job], event, came_from=came_from, detail=detail, by=by)
+
+
+def record_all(
+    connection: Connection,
+    changed: Sequence[Job],
+    event: str,
+    *,
+    came_from: State | None = None,
+    detail: Mapping[str, Any] | None = None,
+    by: str | None = None,
+) -> None:
+    """Append the same event to the log of each job, in one statement."""
+    if not changed:
+        return
+    shared = {
+        "event": event,
+        "from_state": came_from.value if came_from else None,
+        "worker_id": by,
+        "detail": dict(detail) if detail else None,
+    }
+    rows = [
+        {
+            **shared,
+            "job_id": job.id,
+            "to_state": job.state.value,
+            "attempt": job.attempt,
+            "lease": job.lease,
+        }
+        for job in changed
+    ]
+    connection.execute(insert(job_events).values(at=db_now()), rows)
 
 
 def append(connection: Connection, **values: Any) -> None:

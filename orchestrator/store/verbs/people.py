@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from orchestrator.errors import NotAllowed, NotFound
 from orchestrator.job import Job, Message
@@ -14,8 +14,10 @@ from orchestrator.outcome import Outcome
 from orchestrator.states import ErrorKind, State
 from orchestrator.store.schema import jobs, queues, workers
 from orchestrator.store.types import db_now
+from orchestrator.store.upsert import insert_if_absent
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.guarded import Grip, each_that_still_fits, write
+from orchestrator.store.wake import announce
 
 
 def load(connection: Connection, job_id: int) -> Job:
@@ -182,6 +184,7 @@ def _enough(job: Job) -> int:
 def _again(connection: Connection, job: Job, event: str, values: dict[str, Any]) -> Job:
     if job.sent_at is not None:
         outcomes.archive(connection, job)
+    announce(connection)
     return write(
         connection,
         Grip.of(job),
@@ -257,7 +260,17 @@ def limit_queue(connection: Connection, queue: str, concurrency: int | None) -> 
     _set_queue(connection, queue, {"concurrency": concurrency})
 
 
+def weigh_queue(connection: Connection, queue: str, weight: int) -> None:
+    """Set a queue's share of the free slots, in proportion to the weights of the others (1).
+
+    Raises NotAllowed for a weight below 1.
+    """
+    if weight < 1:
+        raise NotAllowed(f"weight: {weight}: write a whole number from 1 on; `pause` stops a queue")
+    _set_queue(connection, queue, {"weight": weight})
+
+
 def _set_queue(connection: Connection, queue: str, values: dict[str, Any]) -> None:
-    changed = connection.execute(update(queues).where(queues.c.name == queue).values(values))
-    if changed.rowcount == 0:
-        connection.execute(insert(queues).values(name=queue, weight=1, **values))
+    insert_if_absent(connection, queues, {"name": queue, "weight": 1})
+    connection.execute(update(queues).where(queues.c.name == queue).values(values))
+    announce(connection)

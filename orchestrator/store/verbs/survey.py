@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, column, func, select, table
 
 from orchestrator.states import CLAIMED, State
-from orchestrator.store.schema import jobs, workers
+from orchestrator.store.schema import is_claimed, jobs, workers
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs.gate import Gate, all_gates
 from orchestrator.store.verbs.look import Filter, counts, queue_rows, totals
@@ -91,7 +91,7 @@ def worker_rows(connection: Connection, *, stopped: bool = False) -> list[dict[s
         select(func.count())
         .where(
             jobs.c.worker_id == workers.c.id,
-            jobs.c.state.in_([state.value for state in CLAIMED]),
+            is_claimed(),
         )
         .scalar_subquery()
     )
