@@ -114,7 +114,7 @@ def reaching() -> Iterator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeout) as error:
-        if not _out_of_reach(error):
+        if not out_of_reach(error):
             raise
         origin = error.orig if isinstance(error, DBAPIError) else None
         words = next(iter(str(origin or error).splitlines()), type(error).__name__)
@@ -123,7 +123,8 @@ def reaching() -> Iterator[None]:
         raise StoreUnavailable(f"the database cannot be used now: {words}") from error
 
 
-def _out_of_reach(error: DBAPIError | PoolTimeout) -> bool:
+def out_of_reach(error: DBAPIError | PoolTimeout) -> bool:
+    """True for an error of the database or of the way to it, not of a statement."""
     if isinstance(error, PoolTimeout) or error.connection_invalidated:
         return True
     lost = isinstance(error, OperationalError | InterfaceError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import anyio
@@ -14,6 +15,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.store import migrations, sqlite, wake
 from orchestrator.store.commit import GroupCommit, Write
 from orchestrator.store.engine import async_engine, reaching
+from orchestrator.store.transact import transact
 from orchestrator.store.wake import Listen
 
 T = TypeVar("T")
@@ -122,21 +124,13 @@ class Store:
 
     async def _run_alone(self, engine: AsyncEngine, verb: Callable[[Connection], T]) -> T:
         with anyio.CancelScope(shield=True):
-            with reaching():
-                async with engine.connect() as connection:
-                    await connection.execution_options(**{sqlite.WRITE: True})
-                    async with connection.begin():
-                        result = await connection.run_sync(verb)
+            result = await transact(engine, verb)
         await anyio.lowlevel.checkpoint_if_cancelled()
         return result
 
     async def _run_batch(self, writes: Sequence[Write[object]]) -> None:
         """Run the writes in one transaction; a verb's own refusal undoes only that verb."""
-        with reaching():
-            async with self._engine.connect() as connection:
-                await connection.execution_options(**{sqlite.WRITE: True})
-                async with connection.begin():
-                    await connection.run_sync(_run_all, writes)
+        await transact(self._engine, partial(_run_all, writes=writes))
 
 
 def _run_all(connection: Connection, writes: Sequence[Write[object]]) -> None:

@@ -22,6 +22,10 @@ from orchestrator.worker.tools import Tools
 
 _GONE = frozenset({404, 405})
 
+STALE_CONNECTION_S = 10.0
+"""How long the mark may take: a server closes a connection that says nothing, and a request on
+one that is just closing would be in doubt."""
+
 
 class Submitter:
     """Takes a claimed job to `running`, or to whatever else its answer makes of it."""
@@ -160,6 +164,7 @@ class _Sending:
         send either, and its job is put back.
         """
         tools = self._tools
+        began = tools.clock.boottime()
         verb = partial(
             attempt.mark, grip=Grip.of(self.job), body=self._body, by=tools.who.worker_id
         )
@@ -170,6 +175,9 @@ class _Sending:
             return False
         if not self._heartbeat.may_act:
             tools.log.warning("submit.withheld", job_id=self.job.id, reason="no good heartbeat")
+            return False
+        if tools.clock.boottime() - began > STALE_CONNECTION_S:
+            tools.log.warning("submit.withheld", job_id=self.job.id, reason="the mark took too long")
             return False
         return True
 
