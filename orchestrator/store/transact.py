@@ -74,13 +74,15 @@ async def _was_committed(engine: AsyncEngine, number: str) -> bool:
 
 
 async def _status(engine: AsyncEngine, number: str) -> str | None:
+    """What the server says of a transaction; None where it has forgotten."""
+    found: str | None = None
     with anyio.CancelScope(shield=True):
         async with engine.connect() as connection, connection.begin():
             try:
-                found = await connection.execute(_STATUS, {"number": number})
+                row = await connection.execute(_STATUS, {"number": number})
+                found = row.scalar_one()
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) != _NEVER_HEARD_OF:
                     raise
-                return "aborted"  # a server that took over never received it
-            status: str | None = found.scalar_one()
-            return status
+                found = "aborted"  # a server that took over never received it
+    return found

@@ -177,7 +177,7 @@ class _Sending:
             tools.log.warning("submit.withheld", job_id=self.job.id, reason="no good heartbeat")
             return False
         if tools.clock.boottime() - began > STALE_CONNECTION_S:
-            tools.log.warning("submit.withheld", job_id=self.job.id, reason="the mark took too long")
+            tools.log.warning("submit.withheld", job_id=self.job.id, reason="a mark took too long")
             return False
         return True
 
