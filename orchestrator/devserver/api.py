@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from orchestrator.devserver.plan import plan_run
 from orchestrator.devserver.record import Call, Record, Stop
 from orchestrator.devserver.runs import TITLE, Run, Runs
 from orchestrator.devserver.script import read_script
+from orchestrator.devserver.surroundings import Surroundings
 from orchestrator.devserver.timing import Timing
 from orchestrator.devserver.wire import Json
 
@@ -44,6 +43,7 @@ class Api:
         keys: Keys,
         timing: Timing,
         find_run: Callable[[web.Request], Run],
+        surroundings: Surroundings,
     ) -> None:
         self._runs = runs
         self._faults = faults
@@ -51,6 +51,7 @@ class Api:
         self._keys = keys
         self._timing = timing
         self._find_run = find_run
+        self._surroundings = surroundings
         self._rooms: dict[str, _Room] = {}
 
     # --- runs -------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ class Api:
         body = read_body(await request.read(), room=True)
         account = self._caller(request, body)
         self._record.runs_by_prompt[body.prompt] += 1
-        message_id = f"msg_{uuid.uuid4().hex[:16]}"
+        message_id = self._surroundings.message_id()
         script = read_script(body.prompt)
         plan = plan_run(script, message_id=message_id, model=body.model, pace=self._timing.pace)
         duration = sum(beat.after for beat in plan.beats)
@@ -161,10 +162,10 @@ class Api:
         message = next((beat.message for beat in reversed(plan.beats) if beat.message), None)
         if plan.beats[-1].status == "failed" or message is None:
             raise Refused(500, "Internal server error")
-        room_id = body.room_id or str(uuid.uuid4())
+        room_id = body.room_id or self._surroundings.uuid()
         room = self._rooms.setdefault(room_id, _Room(account, []))
         for content in ({"role": "user", "content": body.prompt}, message):
-            room.rows.append(_memory(room_id, content, call.at))
+            room.rows.append(self._memory(room_id, content, call.at))
         return answer(_generated(message, script.finish))
 
     # --- helpers ------------------------------------------------------------------------------
@@ -185,6 +186,14 @@ class Api:
         if self._faults.take(Kind.MISSING_STEP, route="chat", prompt=about):
             message = _without_last_step(run)
         return [] if message is None else [message]
+
+    def _memory(self, room_id: str, content: Json, at: float) -> Json:
+        return {
+            "id": self._surroundings.uuid(),
+            "room_id": room_id,
+            "content": content,
+            "updated_at": _time(max(at, self._surroundings.now())),
+        }
 
 
 def _time(seconds: float) -> str:
@@ -227,15 +236,6 @@ def _without_last_step(run: Run) -> Json | None:
 
 def _steps(message: Json) -> int:
     return sum(part["type"] == "step-start" for part in message["parts"])
-
-
-def _memory(room_id: str, content: Json, at: float) -> Json:
-    return {
-        "id": str(uuid.uuid4()),
-        "room_id": room_id,
-        "content": content,
-        "updated_at": _time(max(at, time.time())),
-    }
 
 
 def _generated(message: Json, finish: str) -> Json:

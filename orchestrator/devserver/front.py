@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeAlias
@@ -28,17 +27,20 @@ _SUBMISSIONS: Final = frozenset({"start", "generate"})
 class Front:
     """Wraps the handlers of the API's routes."""
 
-    def __init__(self, *, runs: Runs, faults: Faults, record: Record) -> None:
+    def __init__(
+        self, *, runs: Runs, faults: Faults, record: Record, now: Callable[[], float]
+    ) -> None:
         self._runs = runs
         self._faults = faults
         self._record = record
+        self._now = now
 
     def route(self, name: str, handler: Handler) -> _Plain:
         """Give the handler of the route `name`, recorded and exposed to the faults."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             call = Call(
-                at=time.time(),
+                at=self._now(),
                 route=name,
                 method=request.method,
                 path=request.path,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -50,7 +49,12 @@ class Record:
     """
 
     def __init__(
-        self, *, posts: Counter[str], runs: Counter[str], on_post: Callable[[str, float], None]
+        self,
+        *,
+        posts: Counter[str],
+        runs: Counter[str],
+        on_post: Callable[[str, float], None],
+        now: Callable[[], float],
     ) -> None:
         self.posts_by_prompt = posts
         self.runs_by_prompt = runs
@@ -60,6 +64,7 @@ class Record:
         self.open_streams = 0
         self.max_open_streams = 0
         self._on_post = on_post
+        self._now = now
 
     def began(self, call: Call) -> None:
         """Note a request that has just come."""
@@ -67,7 +72,7 @@ class Record:
 
     def ended(self, call: Call) -> None:
         """Note the end of its answer."""
-        call.ended_at = time.time()
+        call.ended_at = self._now()
         self.statuses[call.route, call.status] += 1
 
     def posted(self, prompt: str, at: float) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -13,13 +10,12 @@ from typing import Final, Protocol
 from orchestrator.devserver.faults import Faults, Kind
 from orchestrator.devserver.plan import FOREVER, Pace, Plan, plan_early_failure, plan_run
 from orchestrator.devserver.script import Script, read_script
+from orchestrator.devserver.surroundings import Surroundings
 from orchestrator.devserver.wire import Chunk, Json
 
 FINAL: Final = frozenset({"completed", "failed", "cancelled"})
 TITLE: Final = "Scheduled generation"
 """The title of every chat that a run made."""
-
-_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +90,11 @@ class Shelf(Protocol):
 class Runs:
     """All runs of the server. It uses timers, not tasks: playing a beat never waits."""
 
-    def __init__(self, *, shelf: Shelf, faults: Faults, pace: Pace) -> None:
+    def __init__(
+        self, *, shelf: Shelf, faults: Faults, pace: Pace, surroundings: Surroundings
+    ) -> None:
         self._shelf = shelf
+        self._surroundings = surroundings
         self._faults = faults
         self._pace = pace
         self._by_id: dict[str, Run] = {}
@@ -121,18 +120,18 @@ class Runs:
         self, *, account_id: str, artist_id: str | None, model: str, prompt: str, acceptable: bool
     ) -> Run:
         """Start a run, with a chat and a session of its own."""
-        now = time.time()
+        new = self._surroundings
         order = Order(
-            run_id=new_run_id(now),
-            chat_id=str(uuid.uuid4()),
-            session_id=str(uuid.uuid4()),
-            message_id=f"msg_{secrets.token_hex(8)}",
+            run_id=new.run_id(),
+            chat_id=new.uuid(),
+            session_id=new.uuid(),
+            message_id=new.message_id(),
             account_id=account_id,
             artist_id=artist_id,
             model=model,
             prompt=prompt,
             acceptable=acceptable,
-            created_at=now,
+            created_at=new.now(),
         )
         run = self._laid_out(order)
         run.in_slot = not run.script.no_stream
@@ -226,7 +225,7 @@ class Runs:
             run.written += 1
         if beat.message is not None:
             run.message = beat.message
-            run.updated_at = time.time()
+            run.updated_at = self._surroundings.now()
         if beat.status is not None:
             run.status = beat.status
         if beat.leaves_slot:
@@ -239,12 +238,6 @@ class Runs:
     def _wind_up(self, run: Run) -> None:
         run.ended_at = asyncio.get_running_loop().time()
         _disarm(run)
-
-
-def new_run_id(now: float) -> str:
-    """Make a run's id: `wrun_` and a ULID of `now` (seconds since 1970)."""
-    number = (int(now * 1000) << 80) | secrets.randbits(80)
-    return "wrun_" + "".join(_CROCKFORD[(number >> 5 * place) & 31] for place in range(25, -1, -1))
 
 
 def _pause(run: Run) -> float:

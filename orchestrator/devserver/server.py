@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from orchestrator.devserver.record import Record
 from orchestrator.devserver.runs import Runs
 from orchestrator.devserver.shelf import SqliteShelf
 from orchestrator.devserver.streams import Streams
+from orchestrator.devserver.surroundings import Surroundings
 from orchestrator.devserver.timing import Timing
 
 DEV_KEY: Final = "recoup_sk_dev"
@@ -35,7 +35,8 @@ class DevServer:
 
     `port` 0 takes a free one. `keys` are the valid keys (or map each to its account id).
     `database` is a SQLite file in which runs outlive the server; None keeps them in memory.
-    `seed` makes the faults with a probability repeatable. It runs on timers of the loop that
+    `seed` makes the faults with a probability repeatable; `surroundings` are its clocks and its
+    chance. It runs on timers of the loop that
     it is opened in and starts no task of its own, so it may be opened and closed from
     different tasks, as test fixtures do.
 
@@ -51,6 +52,7 @@ class DevServer:
         database: Path | str | None = None,
         timing: Timing | None = None,
         seed: int = 0,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self._host = host
         self._port = port
@@ -58,7 +60,8 @@ class DevServer:
         self._timing = timing or Timing()
         self.keys = Keys(keys)
         self.key = next(iter(self.keys), DEV_KEY)
-        self.faults = Faults(clock=time.monotonic, seed=seed)
+        self._surroundings = surroundings or Surroundings()
+        self.faults = Faults(clock=self._surroundings.monotonic, seed=seed)
         self._refusing: int | None = None
         self._site: web.TCPSite | None = None
 
@@ -69,12 +72,18 @@ class DevServer:
 
     async def __aenter__(self) -> Self:
         self._shelf = SqliteShelf(self._database)
-        self.runs = Runs(shelf=self._shelf, faults=self.faults, pace=self._timing.pace)
+        self.runs = Runs(
+            shelf=self._shelf,
+            faults=self.faults,
+            pace=self._timing.pace,
+            surroundings=self._surroundings,
+        )
         self._shelf.load(self.runs)
         self.stats = Record(
             posts=self._shelf.posts(),
             runs=Counter(run.order.prompt for run in self.runs),
             on_post=self._shelf.add_post,
+            now=self._surroundings.now,
         )
         self._streams = Streams(
             runs=self.runs,
@@ -82,6 +91,7 @@ class DevServer:
             record=self.stats,
             keys=self.keys,
             timing=self._timing,
+            surroundings=self._surroundings,
         )
         self._runner = web.AppRunner(
             self._app(), access_log=None, shutdown_timeout=0.1, handle_signals=False
@@ -120,7 +130,9 @@ class DevServer:
         self._port = self._runner.addresses[0][1]
 
     def _app(self) -> web.Application:
-        front = Front(runs=self.runs, faults=self.faults, record=self.stats)
+        front = Front(
+            runs=self.runs, faults=self.faults, record=self.stats, now=self._surroundings.now
+        )
         api = Api(
             runs=self.runs,
             faults=self.faults,
@@ -128,6 +140,7 @@ class DevServer:
             keys=self.keys,
             timing=self._timing,
             find_run=self._streams.chat_run,
+            surroundings=self._surroundings,
         )
         app = web.Application(middlewares=[platform], client_max_size=_BODY_LIMIT)
         get, post = "GET", "POST"

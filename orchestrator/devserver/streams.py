@@ -17,7 +17,8 @@ from orchestrator.devserver.bodies import is_uuid
 from orchestrator.devserver.faults import Fault, Faults, Kind
 from orchestrator.devserver.keys import Keys
 from orchestrator.devserver.record import Call, Record
-from orchestrator.devserver.runs import Run, Runs, new_run_id
+from orchestrator.devserver.runs import Run, Runs
+from orchestrator.devserver.surroundings import Surroundings
 from orchestrator.devserver.timing import Timing
 from orchestrator.devserver.wire import DONE, Chunk, frame
 
@@ -122,13 +123,21 @@ class Streams:
     """Answers the stream route; a timer, and no task, watches for readers that leave."""
 
     def __init__(
-        self, *, runs: Runs, faults: Faults, record: Record, keys: Keys, timing: Timing
+        self,
+        *,
+        runs: Runs,
+        faults: Faults,
+        record: Record,
+        keys: Keys,
+        timing: Timing,
+        surroundings: Surroundings,
     ) -> None:
         self._runs = runs
         self._faults = faults
         self._record = record
         self._keys = keys
         self._timing = timing
+        self._surroundings = surroundings
         self._readers: list[_Reader] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -198,7 +207,7 @@ class Streams:
     def _named(self, run: Run) -> dict[str, str]:
         about = run.order.prompt
         other = self._faults.take(Kind.OTHER_RUN, route="stream", prompt=about)
-        name = new_run_id(run.order.created_at) if other else run.order.run_id
+        name = self._surroundings.run_id() if other else run.order.run_id
         headers = {"x-workflow-run-id": name}
         if not self._faults.take(Kind.NO_TAIL, route="stream", prompt=about):
             headers["x-workflow-stream-tail-index"] = str(run.written - 1)

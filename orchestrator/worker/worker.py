@@ -159,6 +159,8 @@ class Worker:
                 if failures or not adopted:
                     await duties.adopt()
                     adopted = True
+                if failures:
+                    await self.holdings.check()  # a claim may stand whose answer was lost
                 claimed = await self._claim()
                 ended = None if claimed else await self._nothing_to_do(duties)
                 failures = 0
