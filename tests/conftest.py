@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL
 
 from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
@@ -44,9 +45,23 @@ def sqlite_url(tmp_path: Path, migrated_file: Path) -> str:
     return f"sqlite:///{path}"
 
 
+@pytest.fixture(scope="session")
+def shared_database(postgres_server: postgres.Server, postgres_template: str) -> Iterator[URL]:
+    """The one database that the tests of this process use in turn."""
+    with postgres.database(postgres_server, postgres_template) as url:
+        yield url
+
+
 @pytest.fixture
-def postgres_url(postgres_server: postgres.Server, postgres_template: str) -> Iterator[str]:
-    """The URL of a migrated, empty PostgreSQL database."""
+def postgres_url(shared_database: URL) -> str:
+    """The URL of a migrated, empty PostgreSQL database; the schema must stay as it is."""
+    postgres.empty(shared_database)
+    return postgres.text_of(shared_database)
+
+
+@pytest.fixture
+def own_postgres_url(postgres_server: postgres.Server, postgres_template: str) -> Iterator[str]:
+    """The URL of a PostgreSQL database that no other test uses: its schema may be changed."""
     with postgres.database(postgres_server, postgres_template) as url:
         yield postgres.text_of(url)
 
@@ -55,5 +70,13 @@ def postgres_url(postgres_server: postgres.Server, postgres_template: str) -> It
 def database_url(request: pytest.FixtureRequest) -> str:
     """The URL of a migrated, empty database; what takes it must hold on every dialect."""
     name = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def own_database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a migrated, empty database whose schema the test may change."""
+    name = {"sqlite": "sqlite_url", "postgresql": "own_postgres_url"}[request.param]
     url: str = request.getfixturevalue(name)
     return url

@@ -125,6 +125,24 @@ def migrated(server: Server) -> Iterator[str]:
         yield str(url.database)
 
 
+_EMPTY = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid();
+DELETE FROM jobs; DELETE FROM workers; DELETE FROM queues; DELETE FROM gates;
+ALTER SEQUENCE jobs_id_seq RESTART; ALTER SEQUENCE job_events_id_seq RESTART;
+"""
+
+
+def empty(url: URL) -> None:
+    """Bring a database back to how it was after its migration.
+
+    What an earlier test left connected is cut off. A hundred times quicker than another database.
+    """
+    with _admin(url) as connection:
+        connection.execute(_EMPTY)
+        connection.execute("UPDATE alembic_version SET version_num = %s", [migrations.head()])
+
+
 def text_of(url: URL) -> str:
     """The URL as a user would write it."""
     return url.render_as_string(hide_password=False)

@@ -15,6 +15,12 @@ from orchestrator.store import migrations
 
 
 @pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """The caller has a table of their own in the same database."""
+    return own_database_url
+
+
+@pytest.fixture
 async def theirs(database_url: str) -> AsyncIterator[AsyncEngine]:
     """The caller's own engine: nothing of ours is registered on it."""
     engine = create_async_engine(database_url.replace("sqlite:", "sqlite+aiosqlite:"))

@@ -13,7 +13,21 @@ from .desk import Desk
 
 @pytest.fixture
 def desk(database_url: str) -> Iterator[Desk]:
-    engine = sync_engine(parse_url(database_url))
+    yield from open_desk(database_url)
+
+
+@pytest.fixture
+def sqlite_desk(sqlite_url: str) -> Iterator[Desk]:
+    yield from open_desk(sqlite_url)
+
+
+@pytest.fixture
+def postgres_desk(postgres_url: str) -> Iterator[Desk]:
+    yield from open_desk(postgres_url)
+
+
+def open_desk(url: str) -> Iterator[Desk]:
+    engine = sync_engine(parse_url(url))
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from orchestrator.errors import LeaseLost, StoreUnavailable
 from orchestrator.request import job_values
@@ -82,7 +82,7 @@ async def test_one_bad_write_does_not_fail_the_others(store: Store, desk: Desk, 
     async def do_wrong() -> None:
         try:
             await store.write(bad, order=2)
-        except (LeaseLost, IntegrityError, OperationalError) as error:
+        except (LeaseLost, DatabaseError) as error:
             raised.append(error)
 
     async with anyio.create_task_group() as tasks:
@@ -100,7 +100,7 @@ async def test_one_bad_write_does_not_fail_the_others(store: Store, desk: Desk, 
     [
         (refuse, LeaseLost),
         (break_a_check, IntegrityError),
-        (write_nonsense, OperationalError),
+        (write_nonsense, DatabaseError),
     ],
 )
 async def test_a_verb_s_error_reaches_its_caller(
@@ -108,7 +108,7 @@ async def test_a_verb_s_error_reaches_its_caller(
 ) -> None:
     with pytest.raises(error):
         await store.write(bad)
-    assert await store.write(partial(insert, prompt="next")) == 1
+    assert await store.write(partial(insert, prompt="next")) >= 1
 
 
 async def test_each_caller_gets_its_own_result(store: Store) -> None:
@@ -232,13 +232,15 @@ async def test_a_failing_transaction_fails_everyone_in_it_and_nobody_later() -> 
     assert answer == "done"
 
 
-async def test_a_locked_file_is_out_of_reach(store: Store, desk: Desk) -> None:
+async def test_a_locked_file_is_out_of_reach(sqlite_url: str, sqlite_desk: Desk) -> None:
     def impatient(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA busy_timeout = 1")
 
-    event.listen(store._engine.sync_engine, "connect", impatient)
-    with desk.engine.connect().execution_options(**{sqlite.WRITE: True}) as other, other.begin():
-        await store._engine.dispose()
-        with pytest.raises(StoreUnavailable, match="database is locked"):
-            await store.write(partial(insert, prompt="a"))
-    assert await store.write(partial(insert, prompt="b")) == 1
+    writing = sqlite_desk.engine.connect().execution_options(**{sqlite.WRITE: True})
+    async with Store.open(parse_url(sqlite_url)) as store:
+        event.listen(store._engine.sync_engine, "connect", impatient)
+        with writing as other, other.begin():
+            await store._engine.dispose()
+            with pytest.raises(StoreUnavailable, match="database is locked"):
+                await store.write(partial(insert, prompt="a"))
+        assert await store.write(partial(insert, prompt="b")) == 1

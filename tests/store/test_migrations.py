@@ -6,19 +6,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
+from sqlalchemy import Connection, inspect
 
 from orchestrator.errors import ConfigError, NotFound, SchemaMismatch, StoreUnavailable
-from orchestrator.store import migrations
+from orchestrator.store import migrations, sqlite
 from orchestrator.store.engine import parse_url, sync_engine
 from orchestrator.store.migrations import Schema
 
+from .. import postgres
 from .desk import Desk
 
-SECOND = """
+FURTHER = """
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9000"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -31,11 +34,17 @@ def downgrade() -> None:
 
 
 @pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """These tests change the schema."""
+    return own_database_url
+
+
+@pytest.fixture
 def one_revision_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that knows one revision more than this one."""
     folder = tmp_path / "folder with 100% more" / "migrations"
     shutil.copytree(migrations.scripts_folder(), folder)
-    (folder / "versions" / "0002_extra.py").write_text(SECOND)
+    (folder / "versions" / "9000_extra.py").write_text(FURTHER.replace("{head}", migrations.head()))
     monkeypatch.setattr(migrations, "scripts_folder", lambda: folder)
 
 
@@ -58,7 +67,7 @@ def test_an_older_schema_names_the_command(desk: Desk, database_url: str) -> Non
 @pytest.mark.usefixtures("one_revision_more")
 def test_an_upgrade_keeps_what_is_there(desk: Desk, database_url: str) -> None:
     job = desk.enqueue()
-    assert migrations.upgrade(parse_url(database_url)) == "0002"
+    assert migrations.upgrade(parse_url(database_url)) == "9000"
     require_current(desk)
     assert desk.get(job.id) == job
     assert desk.rows("SELECT * FROM extra") == []
@@ -109,6 +118,54 @@ def test_callers_at_once_upgrade_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(migrations.upgrade, [url] * 4)) == [migrations.head()] * 4
     assert migrations.check(url)[0] is Schema.CURRENT
+
+
+def test_callers_at_once_upgrade_a_server_once(postgres_server: postgres.Server) -> None:
+    with postgres.database(postgres_server) as url, ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(migrations.upgrade, [url] * 4)) == [migrations.head()] * 4
+        assert migrations.check(url)[0] is Schema.CURRENT
+
+
+def shape(connection: Connection) -> dict[str, object]:
+    """All that the schema is: columns, indexes and views."""
+    found = inspect(connection)
+    return {
+        "columns": {
+            name: [(c["name"], str(c["type"]), c["nullable"]) for c in found.get_columns(name)]
+            for name in (*found.get_table_names(), *found.get_view_names())
+        },
+        "indexes": {
+            name: sorted(str(index["name"]) for index in found.get_indexes(name))
+            for name in found.get_table_names()
+        },
+    }
+
+
+def test_the_printed_schema_is_the_one_that_an_upgrade_makes(
+    postgres_server: postgres.Server, own_postgres_url: str
+) -> None:
+    with postgres.database(postgres_server) as url:
+        printed = sync_engine(url)
+        upgraded = sync_engine(parse_url(own_postgres_url))
+        with printed.begin() as one, upgraded.begin() as other:
+            one.exec_driver_sql(migrations.sql("postgresql").replace("%", "%%"))
+            assert shape(one) == shape(other)
+            migrations.require_current(one)
+        printed.dispose()
+        upgraded.dispose()
+
+
+def test_a_downgrade_leaves_nothing_behind(database_url: str) -> None:
+    url = parse_url(database_url)
+    engine = sync_engine(url)
+    config = migrations._config()
+    with engine.execution_options(**{sqlite.WRITE: True}).begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
+        assert inspect(connection).get_view_names() == []
+    engine.dispose()
+    assert migrations.upgrade(url) == migrations.head()
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])

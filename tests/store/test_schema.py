@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Table, inspect
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from orchestrator.states import TRANSITIONS, Endpoint, ErrorKind, OnInDoubt, State, kinds_of
 from orchestrator.store.schema import VIEWS, jobs, metadata
@@ -16,9 +16,15 @@ from .desk import Desk
 TABLES = list(metadata.tables.values())
 
 
-def created(desk: Desk, name: str) -> str:
-    rows = desk.rows("SELECT sql FROM sqlite_master WHERE name = :name", name=name)
-    return str(rows[0]["sql"])
+def check_of(desk: Desk, name: str) -> str:
+    """The words that a CHECK of `jobs` names, as the database itself tells them."""
+    if desk.engine.dialect.name == "postgresql":
+        query = "SELECT pg_get_constraintdef(oid) AS sql FROM pg_constraint WHERE conname = :name"
+        return str(desk.rows(query, name=name)[0]["sql"])
+    table = str(desk.rows("SELECT sql FROM sqlite_master WHERE name = 'jobs'")[0]["sql"])
+    found = re.search(rf"{name} CHECK \((.*?)\)\)", table, re.DOTALL)
+    assert found is not None
+    return found.group(1)
 
 
 def words_of(text: str) -> set[str]:
@@ -60,9 +66,8 @@ def test_ids_are_never_reused(desk: Desk) -> None:
 
 
 def test_the_state_check_names_the_states_of_the_transition_table(desk: Desk) -> None:
-    check = re.search(r"jobs_state_known CHECK \((.*?)\)\)", created(desk, "jobs"), re.DOTALL)
-    assert check is not None
-    assert words_of(check.group(1)) == {state.value for state in TRANSITIONS}
+    named = words_of(check_of(desk, "jobs_state_known"))
+    assert named == {state.value for state in TRANSITIONS}
 
 
 @pytest.mark.parametrize("state", State)
@@ -111,12 +116,24 @@ def test_the_database_knows_the_same_words(desk: Desk, column: str, values: list
         "",
     ],
 )
-def test_a_bad_time_is_refused(desk: Desk, column: str, bad: str) -> None:
+def test_a_bad_time_is_refused(sqlite_desk: Desk, column: str, bad: str) -> None:
     with pytest.raises(IntegrityError, match=f"jobs_{column}_is_utc"):
-        desk.sql(f"INSERT INTO jobs (prompt, {column}) VALUES ('x', :bad)", bad=bad)  # noqa: S608 - our own column
+        sqlite_desk.sql(f"INSERT INTO jobs (prompt, {column}) VALUES ('x', :bad)", bad=bad)  # noqa: S608 - our own column
 
 
-@pytest.mark.parametrize("good", ["2024-02-29 23:59:59.999999", "0001-01-01 00:00:00.000000"])
+@pytest.mark.parametrize("column", [c.name for c in jobs.columns if c.name.endswith("_at")])
+@pytest.mark.parametrize(
+    "bad",
+    ["infinity", "-infinity", "0044-03-15 UTC BC", "10000-01-01 UTC", "9999-12-31 00:00:00 UTC"],
+)
+def test_a_time_that_few_programs_can_read_is_refused(
+    postgres_desk: Desk, column: str, bad: str
+) -> None:
+    with pytest.raises(IntegrityError, match=f"jobs_{column}_is_readable"):
+        postgres_desk.sql(f"INSERT INTO jobs (prompt, {column}) VALUES ('x', '{bad}')")  # noqa: S608 - our own words
+
+
+@pytest.mark.parametrize("good", ["2024-02-29 23:59:59.999999", "0001-01-02 00:00:00.000000"])
 def test_a_good_time_is_taken(desk: Desk, good: str) -> None:
     desk.sql("INSERT INTO jobs (prompt, scheduled_at) VALUES ('x', :t)", t=good)
     scheduled = desk.get(1).scheduled_at
@@ -126,7 +143,7 @@ def test_a_good_time_is_taken(desk: Desk, good: str) -> None:
 
 @pytest.mark.parametrize("column", ["tags", "metadata", "input_messages", "exclude_tools"])
 def test_what_is_no_json_is_refused(desk: Desk, column: str) -> None:
-    with pytest.raises(IntegrityError, match=f"jobs_{column}_is_json"):
+    with pytest.raises(DatabaseError, match=f"jobs_{column}_is_json|invalid input syntax for type"):
         desk.sql(f"INSERT INTO jobs (prompt, {column}) VALUES ('x', '[1,')")  # noqa: S608 - our own column
 
 
@@ -134,9 +151,18 @@ def test_what_is_no_json_is_refused(desk: Desk, column: str) -> None:
     ("column", "value"),
     [("priority", "high"), ("max_attempts", "many"), ("run_timeout", "2h"), ("lease", 1.5)],
 )
-def test_a_value_of_another_type_is_refused(desk: Desk, column: str, value: Any) -> None:
+def test_a_value_of_another_type_is_refused(sqlite_desk: Desk, column: str, value: Any) -> None:
     with pytest.raises(IntegrityError, match=column):
-        desk.sql(f"INSERT INTO jobs (prompt, {column}) VALUES ('x', :v)", v=value)  # noqa: S608 - our own column
+        sqlite_desk.sql(f"INSERT INTO jobs (prompt, {column}) VALUES ('x', :v)", v=value)  # noqa: S608 - our own column
+
+
+@pytest.mark.parametrize("column", ["run_timeout", "stall_timeout"])
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "0", "-1"])
+def test_a_timeout_that_bounds_nothing_is_refused(
+    postgres_desk: Desk, column: str, value: str
+) -> None:
+    with pytest.raises(IntegrityError, match="jobs_timeouts_"):
+        postgres_desk.sql(f"INSERT INTO jobs (prompt, {column}) VALUES ('x', '{value}')")  # noqa: S608 - our own words
 
 
 def test_a_running_job_must_name_its_run(desk: Desk) -> None:

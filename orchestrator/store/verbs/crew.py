@@ -152,12 +152,16 @@ def cancellations(connection: Connection, worker_id: str) -> list[int]:
 
 
 def abandoned(connection: Connection) -> list[Job]:
-    """Return the claimed jobs that nobody holds: of dead workers, of stopped ones, of none."""
+    """Return the claimed jobs that nobody holds: of dead workers, of stopped ones, of none.
+
+    Those that another worker is just rescuing are left out.
+    """
     alive = select(workers.c.id).where(workers.c.stopped_at.is_(None))
     statement = (
         select(jobs)
         .where(is_claimed(), or_(jobs.c.worker_id.is_(None), jobs.c.worker_id.not_in(alive)))
         .order_by(jobs.c.id)
+        .with_for_update(skip_locked=True)
     )
     return [Job.from_row(row) for row in connection.execute(statement).mappings()]
 
