@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
 from orchestrator.store.store import Store
 from orchestrator.testing import DevServer, Pace, Timing
@@ -15,15 +13,37 @@ from .harness import Bench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 
-@pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database with the present schema."""
-    path = tmp_path_factory.mktemp("blank") / "jobs.db"
-    migrations.upgrade(parse_url(f"sqlite:///{path}"))
-    return path
+BOTH_DATABASES = frozenset(
+    {
+        "test_awkward_moments_of_workers",
+        "test_doubt",
+        "test_gate",
+        "test_limits",
+        "test_streams",
+        "test_submit",
+        "test_takeover",
+    }
+)
+"""The modules whose tests run on PostgreSQL too: those where the database decides what happens."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "bench_url" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        both = module in BOTH_DATABASES and not metafunc.definition.get_closest_marker(
+            "sqlite_only"
+        )
+        urls = ["sqlite_url", "postgres_url"] if both else ["sqlite_url"]
+        metafunc.parametrize("bench_url", urls, indirect=True, ids=lambda name: name[:-4])
+
+
+@pytest.fixture
+def bench_url(request: pytest.FixtureRequest) -> str:
+    """The database of a test's workers."""
+    url: str = request.getfixturevalue(request.param)
+    return url
 
 
 @pytest.fixture
@@ -48,11 +68,9 @@ def _quick_backoff(*, first: float, most: float, rand: waits.Random) -> waits.Ba
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, blank: Path, timing: Timing) -> AsyncIterator[Bench]:
-    path = tmp_path / "jobs.db"
-    shutil.copy(blank, path)
+async def bench(bench_url: str, timing: Timing) -> AsyncIterator[Bench]:
     async with (
         DevServer(timing=timing) as server,
-        Store.open(parse_url(f"sqlite:///{path}")) as store,
+        Store.open(parse_url(bench_url)) as store,
     ):
-        yield Bench(server=server, store=store, path=path)
+        yield Bench(server=server, store=store, url=bench_url)

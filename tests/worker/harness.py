@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -56,10 +55,10 @@ class Bench:
     `base_url` is where its workers send; a test may point it elsewhere.
     """
 
-    def __init__(self, *, server: DevServer, store: Store, path: Path) -> None:
+    def __init__(self, *, server: DevServer, store: Store, url: str) -> None:
         self.server = server
         self.store = store
-        self.path = path
+        self.url = url
         self.base_url = server.url
         self.environ = {"RECOUP_API_KEY": server.key}
 
@@ -67,7 +66,7 @@ class Bench:
 
     def settings(self, **sections: Mapping[str, object]) -> Settings:
         """Quick settings for the server, with the keys of `sections` over them."""
-        own = {"api": {"base_url": self.base_url}, "database": {"url": f"sqlite:///{self.path}"}}
+        own = {"api": {"base_url": self.base_url}, "database": {"url": self.url}}
         names = {*QUICK, *own, *sections}
         merged = {
             name: {**QUICK.get(name, {}), **own.get(name, {}), **sections.get(name, {})}

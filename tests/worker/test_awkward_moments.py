@@ -113,7 +113,7 @@ async def listed(bench: Bench) -> dict[str, str]:
     with anyio.fail_after(BOUND_S):
         done = await anyio.run_process(
             [sys.executable, "-m", "orchestrator", "jobs", "--csv"],
-            env={**os.environ, "ORCHESTRATOR_DATABASE__URL": f"sqlite:///{bench.path}"},
+            env={**os.environ, "ORCHESTRATOR_DATABASE__URL": bench.url},
             check=False,
         )
     assert done.returncode == 0, done.stderr

@@ -86,8 +86,8 @@ async def test_a_drain_ends_without_a_database(
             else:
                 (job_id,) = await bench.enqueue(prompt)
                 await bench.until(job_id, lambda job: job.stream_opened_at is not None)
-            monkeypatch.setattr(bench.store, "write", _away)
-            monkeypatch.setattr(bench.store, "read", _away)
+            for verb in ("beat", "read", "write", "write_alone"):
+                monkeypatch.setattr(bench.store, verb, _away)
 
             async def noticed() -> bool:
                 return "worker.beat_failed" in [entry["event"] for entry in logs]

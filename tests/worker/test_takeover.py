@@ -54,6 +54,7 @@ async def test_a_worker_that_lost_its_lease_writes_nothing(bench: Bench, mode: s
     assert bench.all_posts() == 1
 
 
+@pytest.mark.sqlite_only  # the trigger is in SQLite's words
 async def test_a_lease_stolen_before_the_mark_sends_nothing(bench: Bench) -> None:
     bench.server.faults.add(Fault(kind=Kind.DELAY, route="start", delay=0.6))
     (job_id,) = await bench.enqueue("hello")
