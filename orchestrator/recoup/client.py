@@ -30,7 +30,7 @@ from orchestrator.recoup.answers import (
 from orchestrator.recoup.ids import is_id
 from orchestrator.recoup.reply import Reply, exchange
 from orchestrator.recoup.stream import OpenStream, open_stream
-from orchestrator.recoup.submit import Mark, submit
+from orchestrator.recoup.submit import Around, Mark, submit
 from orchestrator.recoup.transport import (
     checked_base_url,
     checked_proxy,
@@ -42,6 +42,7 @@ from orchestrator.recoup.transport import (
 
 T = TypeVar("T")
 
+_NOBODY: Around = contextlib.nullcontext()
 _NO_RUN = "wrun_00000000000000000000000000"
 _SUBMISSION_BODY = 1 << 20
 _CALL_BODY = 100 << 20
@@ -116,29 +117,36 @@ class RecoupClient:
 
     # --- submissions ------------------------------------------------------------------------
 
-    async def start_run(self, body: dict[str, Json], *, mark: Mark) -> Submission:
+    async def start_run(
+        self, body: dict[str, Json], *, mark: Mark, around: Around = _NOBODY
+    ) -> Submission:
         """POST /api/chat/runs on a fresh connection.
 
         `mark` is awaited once, when the connection stands and before the first byte goes out,
         shielded from cancellation; with False nothing is sent. Raises what the mark raises,
-        nothing being sent then, and ValueError for a body that is not JSON. After a crash here
-        a run may exist exactly if the mark had been made.
+        nothing being sent then, and ValueError for a body that is not JSON. `around` is entered
+        when the head is out and left when the body is. After a crash here a run may exist exactly
+        if the mark had been made.
         """
         return await self._submit(
             "/api/chat/runs",
             body,
             mark=mark,
+            around=around,
             answer_s=self._submit_timeout,
             limit=_SUBMISSION_BODY,
             read=reading.start_answer,
         )
 
-    async def generate(self, body: dict[str, Json], *, mark: Mark) -> Submission:
+    async def generate(
+        self, body: dict[str, Json], *, mark: Mark, around: Around = _NOBODY
+    ) -> Submission:
         """POST /api/chat/generate, the synchronous call; the same rules as `start_run`."""
         return await self._submit(
             "/api/chat/generate",
             body,
             mark=mark,
+            around=around,
             answer_s=self._generate_timeout,
             limit=_GENERATE_BODY,
             read=reading.generate_answer,
@@ -150,6 +158,7 @@ class RecoupClient:
         body: dict[str, Json],
         *,
         mark: Mark,
+        around: Around,
         answer_s: float,
         limit: int,
         read: Callable[[Reply, str], Submission],
@@ -169,6 +178,7 @@ class RecoupClient:
             },
             content=content,
             mark=mark,
+            around=around,
             answer_s=answer_s,
             limit=limit,
         )

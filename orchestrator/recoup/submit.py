@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,6 +20,9 @@ from orchestrator.recoup.transport import CONNECT_S, timeouts
 
 Mark: TypeAlias = "Callable[[], Awaitable[bool]]"
 """Records durably that the request is about to go out; False means: do not send."""
+
+Around: TypeAlias = "AbstractContextManager[object]"
+"""Entered when a request's head is out, and left when its body is: somebody may watch."""
 
 _HEAD_GOES_OUT = "http11.send_request_headers.started"
 _LAST_BYTES_S = 10.0  # past the read timeout, for an answer that has begun to arrive
@@ -46,18 +50,20 @@ async def submit(
     mark: Mark,
     answer_s: float,
     limit: int,
+    around: Around,
 ) -> Sending:
     """POST `content`, calling `mark` when the connection stands, before the first byte.
 
     `client` opens a connection for each request. `answer_s` bounds each wait for the answer in
     seconds, and with some grace all of it; `limit` bounds its body in bytes. The mark runs
-    shielded from every cancellation, so it must bound itself.
+    shielded from every cancellation, so it must bound itself. `around` is entered when the head
+    is out and left when the body is.
 
     Raises what the mark raises, after the connection is closed; then nothing was sent. If we
     crash here before the mark is durable, nothing was sent; after it, that is unknown.
     """
     scope = anyio.CancelScope(deadline=anyio.current_time() + _CONNECT_STEPS * CONNECT_S)
-    marking = _Marking(mark, scope=scope, answer_s=answer_s + _LAST_BYTES_S)
+    marking = _Marking(mark, scope=scope, answer_s=answer_s + _LAST_BYTES_S, around=around)
     request = client.build_request(
         "POST",
         url,
@@ -79,10 +85,18 @@ class _WithheldError(Exception):
 class _Marking:
     """Calls the mark at the one moment that counts, and holds the request back without it."""
 
-    def __init__(self, mark: Mark, *, scope: anyio.CancelScope, answer_s: float) -> None:
+    def __init__(
+        self,
+        mark: Mark,
+        *,
+        scope: anyio.CancelScope,
+        answer_s: float,
+        around: Around,
+    ) -> None:
         self._mark = mark
         self._scope = scope
         self._answer_s = answer_s
+        self._around = around
         self.answer: bool | None = None
         self.error: Exception | None = None
 
@@ -107,4 +121,5 @@ class _Marking:
         """Yield the body, but never without a mark, whatever a version of httpcore traces."""
         if not self.answer:
             raise _WithheldError("the connection did not announce the request, so it was held back")
-        yield content
+        with self._around:
+            yield content

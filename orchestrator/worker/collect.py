@@ -13,6 +13,7 @@ from orchestrator.job import Job
 from orchestrator.recoup.answers import RunStatus, SessionChat, Trouble, TroubleKind
 from orchestrator.verdict import End
 from orchestrator.worker.gate import Gatekeeper
+from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
 
@@ -84,7 +85,8 @@ class Collector:
         return harvest(ask.chat, ask.trouble, folded)
 
     async def _ask(self, session_id: str, chat_id: str, folded: Folded) -> _Ask:
-        answer = await self._tools.client.session_chat(session_id, chat_id)
+        with self._tools.passing(Act.COLLECT):
+            answer = await self._tools.client.session_chat(session_id, chat_id)
         if isinstance(answer, Trouble):
             if answer.kind is TroubleKind.UNAUTHORIZED:
                 await self._gate.heard_in_passing(answer)

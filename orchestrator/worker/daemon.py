@@ -23,6 +23,7 @@ from orchestrator.store.store import Store
 from orchestrator.store.verbs.claim import Claimant
 from orchestrator.version import __version__
 from orchestrator.worker.notify import Notifier
+from orchestrator.worker.points import Reach, pass_by
 from orchestrator.worker.process import identify
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.worker import Ended, Worker
@@ -46,6 +47,7 @@ async def run_daemon(
     *,
     environ: Mapping[str, str] = os.environ,
     clock: Clock | None = None,
+    reach: Reach = pass_by,
 ) -> int:
     """Run a worker in this process until it ends, and return the exit code.
 
@@ -73,6 +75,7 @@ async def run_daemon(
             clock=clock or SystemClock(),
             who=who,
             log=log,
+            reach=reach,
         )
         worker = Worker(
             tools=tools,

@@ -13,6 +13,7 @@ from orchestrator.store.verbs import claim, crew, people
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.holdings import Holdings
 from orchestrator.worker.lease import Heartbeat
+from orchestrator.worker.points import Act
 from orchestrator.worker.rescue import Rescuer
 from orchestrator.worker.tools import Tools
 
@@ -95,7 +96,7 @@ class Duties:
         store = self._tools.store
         if await store.read(claim.anything_to_sweep):
             for verb in (people.sweep_cancelled, claim.expire, people.due_resubmits):
-                for job in await store.write(verb):
+                for job in await self._tools.write(Act.SWEEP, verb):
                     self._holdings.tally.count(job)
                     self._tools.log.info("job.swept", job_id=job.id, state=job.state.value)
         for job_id in await store.read(crew.cancellations, self._tools.who.worker_id):
@@ -111,7 +112,7 @@ class Duties:
         verb = partial(claim.claim, who=self._tools.who, limit=1, canary=True)
         signal: Signal | None = None
         with anyio.CancelScope(shield=True):
-            for job in await self._tools.store.write(verb):
+            for job in await self._tools.write(Act.CANARY, verb):
                 signal = await self._holdings.submit(job)
         return signal
 

@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_never
 from orchestrator.job import Job
 from orchestrator.recoup.answers import ChatListing, SessionChat, Trouble
 from orchestrator.store.verbs import look
+from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
 
@@ -40,7 +41,8 @@ async def _look_once(tools: Tools, job: Job) -> SessionChat | None:
     for listing in await _unknown_chats(tools, job.id):
         if listing.session_id is None:
             continue
-        chat = await tools.client.session_chat(listing.session_id, listing.chat_id)
+        with tools.passing(Act.FIND_CHAT):
+            chat = await tools.client.session_chat(listing.session_id, listing.chat_id)
         if isinstance(chat, SessionChat) and chat.active_stream_id == job.run_id:
             return chat
     return None

@@ -22,6 +22,7 @@ from orchestrator.worker.find_chat import find_chat
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.leaving import Leaving
+from orchestrator.worker.points import Act
 from orchestrator.worker.poll import Poller
 from orchestrator.worker.progress import Sign
 from orchestrator.worker.stream import Ending, StreamFollower
@@ -149,7 +150,7 @@ class Follower:
             session_id=chat.session_id,
             by=self._tools.who.worker_id,
         )
-        self.job = await self._tools.commit(verb, job_id=self.job.id)
+        self.job = await self._tools.commit(Act.LEARN_CHAT, verb, job_id=self.job.id)
         self._poller.job = self._stream.job = self.job
 
     def _on_news(self) -> None:
@@ -184,7 +185,7 @@ class Follower:
             by=tools.who.worker_id,
         )
         try:
-            settled = await tools.commit(verb, job_id=self.job.id)
+            settled = await tools.commit(Act.SETTLE, verb, job_id=self.job.id)
         except LeaseLost:
             raise
         except Exception as error:
@@ -193,7 +194,7 @@ class Follower:
             failed = partial(
                 outcomes.apply, grip=Grip.of(self.job), outcome=_unwritable(error, outcome)
             )
-            settled = await tools.commit(failed, job_id=self.job.id)
+            settled = await tools.commit(Act.SETTLE, failed, job_id=self.job.id)
         tools.log.info(
             outcome.event,
             job_id=settled.id,

@@ -13,6 +13,7 @@ from orchestrator.outcome import Signal
 from orchestrator.recoup.answers import Trouble, TroubleKind
 from orchestrator.store.verbs import gate as verbs
 from orchestrator.store.verbs.gate import Gate, Reason
+from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
 
@@ -109,7 +110,8 @@ class Gatekeeper:
         if gate.reason is Reason.PAYMENT_REQUIRED:
             await self._try_canary(gate, canary, self._payment_wait, opens_without=False)
             return
-        trouble = await self._tools.client.check_key()
+        with self._tools.passing(Act.PROBE):
+            trouble = await self._tools.client.check_key()
         if trouble is None and gate.reason in (None, Reason.UNAUTHORIZED):
             await self._open("the key is accepted")
         elif trouble is None:
@@ -163,7 +165,7 @@ class Gatekeeper:
             self._tools.log.info("gate.opened", why=why)
 
     async def _write(self, verb: Callable[..., bool | None]) -> bool:
-        result = await self._tools.store.write(partial(verb, who=self._tools.who))
+        result = await self._tools.write(Act.GATE, partial(verb, who=self._tools.who))
         return bool(result)
 
 

@@ -21,6 +21,7 @@ from orchestrator.worker.follow import Follower
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.pace import Pace
+from orchestrator.worker.points import Act
 from orchestrator.worker.submit import Submitter
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
@@ -182,7 +183,7 @@ class Holdings:
         verb = partial(crew.release, grip=Grip.of(job), by=self._tools.who.worker_id)
         with anyio.CancelScope(shield=True):
             try:
-                await self._tools.store.write(verb, order=job.id)
+                await self._tools.write(Act.RELEASE, verb, job_id=job.id)
             except (LeaseLost, StoreUnavailable) as error:
                 # The worker's row says that it stopped; another adopts the run all the same.
                 self._tools.log.info("run.not_released", job_id=job.id, reason=str(error))
@@ -203,7 +204,7 @@ class Holdings:
             by=self._tools.who.worker_id,
         )
         try:
-            return await self._tools.commit(verb, job_id=job.id)
+            return await self._tools.commit(Act.MEND, verb, job_id=job.id)
         except LeaseLost:
             return None
 
@@ -239,7 +240,7 @@ class Holdings:
             by=self._tools.who.worker_id,
         )
         try:
-            await self._tools.store.write(verb, order=job.id)
+            await self._tools.write(Act.MEND, verb, job_id=job.id)
         except LeaseLost as error:
             # Its task ended between the look at the row and this: nothing was forgotten.
             self._tools.log.info("job.remembered", job_id=job.id, reason=str(error))

@@ -7,6 +7,7 @@ from functools import partial
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store.verbs import crew
 from orchestrator.store.verbs.crew import Identity
+from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
 
@@ -55,9 +56,10 @@ class Heartbeat:
         tools = self._tools
         began = tools.clock.boottime()
         try:
-            known = await tools.store.beat(
-                partial(crew.prove_life, identity=self._identity, who=tools.who)
-            )
+            with tools.passing(Act.BEAT):
+                known = await tools.store.beat(
+                    partial(crew.prove_life, identity=self._identity, who=tools.who)
+                )
         except StoreUnavailable as error:
             tools.log.warning(
                 "worker.beat_failed", silent_s=round(self.silent_s, 1), error=str(error)

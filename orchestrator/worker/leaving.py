@@ -14,6 +14,7 @@ from orchestrator.recoup.answers import RunStatus
 from orchestrator.store.verbs import attempt
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.verdict import End
+from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
 
 BLAMED_S = 60.0
@@ -73,6 +74,6 @@ class Leaving:
         )
         self._tools.log.info("stream.leaving_learnt", job_id=self._job.id, survived=survived)
         try:
-            await self._tools.store.write(verb, order=self._job.id)
+            await self._tools.write(Act.LEARN_LEAVING, verb, job_id=self._job.id)
         except StoreUnavailable as error:
             self._tools.log.warning("leaving.unwritten", job_id=self._job.id, error=str(error))

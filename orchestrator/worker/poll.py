@@ -8,6 +8,7 @@ from functools import partial
 from typing import cast
 
 import anyio
+import structlog
 from tenacity import AsyncRetrying, retry_if_result, stop_never
 
 from orchestrator.errors import StoreUnavailable
@@ -19,7 +20,9 @@ from orchestrator.verdict import End
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.leaving import Leaving
-from orchestrator.worker.progress import Act, Limits, Observation, Progress, Seen, Sign, step
+from orchestrator.worker.points import Act
+from orchestrator.worker.progress import Act as Step
+from orchestrator.worker.progress import Limits, Observation, Progress, Seen, Sign, step
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Growing
 
@@ -127,7 +130,8 @@ class Poller:
 
     async def _look(self) -> End | _Unsettled:
         run_id = self.job.run_id or ""
-        answer = await self._tools.client.run_status(run_id)
+        with self._tools.passing(Act.STATUS):
+            answer = await self._tools.client.run_status(run_id)
         observation = await self._observation(answer)
         before = self.progress.status
         now = self._tools.clock.boottime()
@@ -137,7 +141,7 @@ class Poller:
             return await self._leaving.judge(act)
         if isinstance(answer, RunState):
             await self._leaving.saw_running()
-        if act is Act.STOP:
+        if act is Step.STOP:
             await self._stop()
         elif isinstance(answer, RunState):
             await self._look_at_chat(now)
@@ -164,7 +168,7 @@ class Poller:
             quiet_s=self.progress.quiet_s,
         )
         try:
-            await self._tools.store.write(verb, order=self.job.id)
+            await self._tools.write(Act.PROGRESS, verb, job_id=self.job.id)
         except StoreUnavailable as error:
             self._tools.log.warning("progress.unsaved", job_id=self.job.id, error=str(error))
             return
@@ -187,15 +191,15 @@ class Poller:
     async def _chat(self) -> SessionChat | None:
         if self.job.chat_id is None or self.job.session_id is None:
             return None
-        chat = await self._tools.client.session_chat(self.job.session_id, self.job.chat_id)
+        with self._tools.passing(Act.CHAT):
+            chat = await self._tools.client.session_chat(self.job.session_id, self.job.chat_id)
         return None if isinstance(chat, Trouble) else chat
 
     async def _stop(self) -> None:
         """Ask the server to stop the run, if the chat still points at it: the route stops
         whatever the chat points at."""
         log = self._tools.log.bind(job_id=self.job.id, run_id=self.job.run_id)
-        if not self._heartbeat.may_act:
-            log.warning("stop.withheld", reason="no good heartbeat")
+        if self._is_fenced(log):
             return
         chat = await self._chat()
         if chat is None or chat.active_stream_id != self.job.run_id:
@@ -206,17 +210,26 @@ class Poller:
             )
             return
         verb = partial(
-            attempt.note,
+            attempt.begin_stop,
             grip=Grip.of(self.job),
-            event="stop.sent",
-            detail={"why": self.progress.stopping},
+            why=self.progress.stopping,
+            followed_s=self.progress.followed_s,
+            quiet_s=self.progress.quiet_s,
             by=self._tools.who.worker_id,
         )
-        await self._tools.commit(verb, job_id=self.job.id)
-        await self.save()  # should we die now, the clocks tell a successor why it was stopped
-        answer = await self._tools.client.stop(chat.chat_id)
+        await self._tools.commit(Act.NOTE_STOP, verb, job_id=self.job.id)
+        if self._is_fenced(log):
+            return  # the database was away for long: another may hold the run by now
+        with self._tools.passing(Act.STOP):
+            answer = await self._tools.client.stop(chat.chat_id)
         log.info("stop.sent", why=self.progress.stopping, answer=str(answer))
         self.look_now()
+
+    def _is_fenced(self, log: structlog.typing.FilteringBoundLogger) -> bool:
+        if self._heartbeat.may_act:
+            return False
+        log.warning("stop.withheld", reason="no good heartbeat")
+        return True
 
 
 def _size(chat: SessionChat) -> int:

@@ -93,7 +93,8 @@ def step(
     """Take an observation made at `now` (seconds of a steady clock) and say what follows."""
     match observation:
         case Sign.NEWS:
-            return replace(progress, quiet_s=0.0, moved_at=now), Act.WAIT
+            quiet_s = 0.0 if progress.stopping is None else progress.quiet_s
+            return replace(progress, quiet_s=quiet_s, moved_at=now), Act.WAIT
         case Sign.OUT_OF_REACH:
             return replace(progress, seen_at=None, missing_at=None), Act.WAIT
         case Sign.CANCEL:
@@ -117,13 +118,15 @@ def _missing(progress: Progress, now: float, limits: Limits) -> tuple[Progress, 
 def _tick(progress: Progress, status: RunStatus, now: float, limits: Limits) -> Progress:
     """Let the clocks run from the last answer to this one, if nothing lies between them.
 
-    A gap longer than any wait of ours is a suspended machine, and counts as little.
+    A gap longer than any wait of ours is a suspended machine, and counts as little. The
+    clocks stand at the end, and the quiet lasts once the run is to stop: what is saved of them
+    tells a successor whether we stopped the run, and why.
     """
     followed, quiet = progress.followed_s, progress.quiet_s
-    if progress.seen_at is not None:
+    if progress.seen_at is not None and not status.terminal:
         followed += min(now - progress.seen_at, limits.longest_tick)
         quiet += min(max(0.0, now - max(progress.seen_at, progress.moved_at)), limits.longest_tick)
-    if progress.status is not None and status is not progress.status:
+    if progress.status not in (None, status) and not status.terminal and progress.stopping is None:
         quiet = 0.0
     return replace(
         progress,

@@ -12,6 +12,7 @@ from orchestrator.outcome import Outcome
 from orchestrator.store.verbs import crew
 from orchestrator.store.verbs.crew import Identity, Peer
 from orchestrator.worker.lease import Heartbeat
+from orchestrator.worker.points import Act
 from orchestrator.worker.process import Life, life_of
 from orchestrator.worker.tools import Tools
 
@@ -35,7 +36,7 @@ class Rescuer:
         self._watch.look(peers)
         dead = [peer for peer in peers if self._is_dead(peer)]
         verb = partial(crew.rescue, who=tools.who, dead=dead, decide=self._decide)
-        adopted, mended = await tools.store.write_alone(verb)
+        adopted, mended = await tools.write_alone(Act.RESCUE, verb)
         for job in mended:
             tools.log.warning("job.rescued", job_id=job.id, state=job.state.value, error=job.error)
         for job in adopted:

@@ -6,7 +6,8 @@ should the stored message be lost, and says when to look at the status.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -24,6 +25,7 @@ from orchestrator.recoup.stream import OpenStream
 from orchestrator.store.verbs import attempt
 from orchestrator.store.verbs.attempt import Segment
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
 
@@ -171,10 +173,9 @@ class StreamFollower:
         return response
 
     async def _read(self) -> Response:
-        client = self._tools.client
         self.attached = self._leaving = True
         try:
-            async with client.stream(self.job.chat_id or "", self.count) as opened:
+            async with self._opened() as opened:
                 match opened:
                     case NoStream():
                         response = Response(Ending.NOTHING)
@@ -187,6 +188,14 @@ class StreamFollower:
         finally:
             self.attached = False
         return response
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[OpenStream | NoStream | Trouble]:
+        opening = self._tools.client.stream(self.job.chat_id or "", self.count)
+        async with AsyncExitStack() as leaving:
+            with self._tools.passing(Act.STREAM):
+                opened = await leaving.enter_async_context(opening)
+            yield opened
 
     async def _read_body(self, stream: OpenStream) -> Response:
         run_id = stream.head.run_id
@@ -203,7 +212,8 @@ class StreamFollower:
         parser = EventParser()
         before = self.count
         async for data in stream.reads():
-            self._take(reader.feed(parser.feed(data)))
+            with self._tools.passing(Act.CHUNKS):
+                self._take(reader.feed(parser.feed(data)))
         self._take(reader.feed(parser.close()))
         remainder = reader.close()
         self._held = remainder.held
@@ -249,13 +259,13 @@ class StreamFollower:
                 return Ending.FORBIDDEN
             at_most = None if leaving == "safe" else tools.settings.follow.trial_streams
         verb = partial(attempt.open_stream, grip=Grip.of(self.job), at_most=at_most)
-        taken = await tools.store.write(verb, order=self.job.id)
+        taken = await tools.write(Act.OPEN_STREAM, verb, job_id=self.job.id)
         return None if taken else Ending.NO_PLACE
 
     async def _give_place_back(self) -> None:
         verb = partial(attempt.close_stream, grip=Grip.of(self.job), left=self._leaving)
         try:
-            await self._tools.store.write(verb, order=self.job.id)
+            await self._tools.write(Act.CLOSE_STREAM, verb, job_id=self.job.id)
         except StoreUnavailable as error:
             # The row keeps the place until the job is settled or adopted.
             self._tools.log.warning("stream.place_kept", job_id=self.job.id, error=str(error))
@@ -283,7 +293,7 @@ class StreamFollower:
             quiet_s=quiet_s,
         )
         try:
-            await self._tools.store.write(verb, order=self.job.id)
+            await self._tools.write(Act.CHECKPOINT, verb, job_id=self.job.id)
         except StoreUnavailable as error:
             self._unsaved = chunks + self._unsaved
             self._tools.log.warning("stream.unsaved", job_id=self.job.id, error=str(error))

@@ -18,6 +18,7 @@ from orchestrator.store.verbs import attempt, outcomes
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.lease import Heartbeat
+from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
 
 _GONE = frozenset({404, 405})
@@ -75,7 +76,8 @@ class Submitter:
     async def _send(self, job: Job, body: dict[str, Any], sending: _Sending) -> Submission:
         client = self._tools.client
         send = client.generate if job.endpoint is Endpoint.GENERATE else client.start_run
-        return await send(body, mark=sending.mark)
+        with self._tools.passing(Act.POST):
+            return await send(body, mark=sending.mark, around=self._tools.passing(Act.BODY))
 
     async def _decide(self, job: Job, answer: Submission) -> Outcome:
         missing = (
@@ -111,13 +113,14 @@ class Submitter:
         by = tools.who.worker_id
         try:
             return await tools.commit(
-                partial(verb, grip=Grip.of(job), by=by), job_id=job.id, urgent=True
+                Act.ANSWER, partial(verb, grip=Grip.of(job), by=by), job_id=job.id, urgent=True
             )
         except LeaseLost:
             tools.log.warning("lease.lost", job_id=job.id, attempt=job.attempt, while_="submitting")
         if job.sent_at is None:
             return None
         return await tools.commit(
+            Act.LATE_ANSWER,
             partial(
                 attempt.keep_late_answer,
                 job_id=job.id,
@@ -141,7 +144,7 @@ class Submitter:
             by=tools.who.worker_id,
         )
         try:
-            return await tools.commit(verb, job_id=job.id, urgent=True)
+            return await tools.commit(Act.PUT_BACK, verb, job_id=job.id, urgent=True)
         except LeaseLost:
             return None
 
@@ -169,7 +172,7 @@ class _Sending:
             attempt.mark, grip=Grip.of(self.job), body=self._body, by=tools.who.worker_id
         )
         try:
-            self.job = await tools.store.write(verb, order=self.job.id, urgent=True)
+            self.job = await tools.write(Act.MARK, verb, job_id=self.job.id, urgent=True)
         except LeaseLost as error:
             tools.log.info("submit.withheld", job_id=self.job.id, reason=str(error))
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from orchestrator.recoup.client import RecoupClient
 from orchestrator.states import OnInDoubt
 from orchestrator.store.store import Store
 from orchestrator.store.verbs.claim import Claimant
+from orchestrator.worker.points import Act, Reach, pass_by, passing
 from orchestrator.worker.waits import Backoff, Random
 
 T = TypeVar("T")
@@ -26,7 +28,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """The collaborators of a worker's acts. `who` is this worker, its API origin and key."""
+    """The collaborators of a worker's acts. `who` is this worker, its API origin and key.
+
+    `reach` is told of each point that an act passes.
+    """
 
     store: Store
     client: RecoupClient
@@ -35,6 +40,7 @@ class Tools:
     who: Claimant
     log: structlog.typing.FilteringBoundLogger
     rand: Random = field(default=random.random)
+    reach: Reach = field(default=pass_by)
 
     @property
     def policy(self) -> Policy:
@@ -49,8 +55,24 @@ class Tools:
         """The wait of a submission that was put back, kept in `available_at`."""
         return Backoff(first=2.0, most=300.0, rand=self.rand)
 
+    def passing(self, act: Act) -> AbstractContextManager[None]:
+        """The block in which an act happens: its two points are passed."""
+        return passing(self.reach, act)
+
+    async def write(
+        self, act: Act, verb: Callable[[Connection], T], *, job_id: int = 0, urgent: bool = False
+    ) -> T:
+        """Write once; see `Store.write`."""
+        with self.passing(act):
+            return await self.store.write(verb, order=job_id, urgent=urgent)
+
+    async def write_alone(self, act: Act, verb: Callable[[Connection], T]) -> T:
+        """Write what touches many rows, once; see `Store.write_alone`."""
+        with self.passing(act):
+            return await self.store.write_alone(verb)
+
     async def commit(
-        self, verb: Callable[[Connection], T], *, job_id: int, urgent: bool = False
+        self, act: Act, verb: Callable[[Connection], T], *, job_id: int, urgent: bool = False
     ) -> T:
         """Write, and try again for as long as this process lives while the database is away.
 
@@ -58,7 +80,7 @@ class Tools:
         cancelled caller is let go between two tries unless it is shielded.
         """
         retrying = self._while_the_database_is_away(job_id)
-        return await retrying(self.store.write, verb, order=job_id, urgent=urgent)
+        return await retrying(self.write, act, verb, job_id=job_id, urgent=urgent)
 
     async def read(self, verb: Callable[[Connection], T], *, job_id: int) -> T:
         """Read, and try again for as long as the database is away; cancellable in between."""

@@ -19,6 +19,7 @@ from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.holdings import Holdings, Tally
 from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.pace import Pace
+from orchestrator.worker.points import Act
 from orchestrator.worker.rescue import Rescuer
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
@@ -103,9 +104,8 @@ class Worker:
         another to adopt. Raises StoreUnavailable if the database is away at the start.
         """
         tools = self._tools
-        await tools.store.write(
-            partial(crew.register, identity=self._identity, who=tools.who), urgent=True
-        )
+        birth = partial(crew.register, identity=self._identity, who=tools.who)
+        await tools.write(Act.REGISTER, birth, urgent=True)
         tools.log.info("worker.started", worker_id=tools.who.worker_id, pid=self._identity.pid)
         async with anyio.create_task_group() as beating:
             beating.start_soon(self._heartbeat.run)
@@ -114,12 +114,14 @@ class Worker:
                 duties = self._begin(tasks)
                 ended = await self._claim_loop(duties)
                 duties.stop()
-                await self._let_go()
+                with tools.passing(Act.DRAIN):
+                    await self._let_go()
             # Peers must not take the jobs of a worker that still lets go: it beats to the end.
             beating.cancel_scope.cancel()
         with anyio.move_on_after(FAREWELL_S):
             # Without it, peers find out by the process's end or by the missing heartbeat.
-            await tools.commit(partial(crew.bury, worker_id=tools.who.worker_id), job_id=0)
+            death = partial(crew.bury, worker_id=tools.who.worker_id)
+            await tools.commit(Act.BURY, death, job_id=0)
         tools.log.info("worker.stopped", why=ended.value)
         return ended
 
@@ -204,9 +206,8 @@ class Worker:
         room = self._room() if self._heartbeat.may_act else 0
         if room <= 0:
             return 0
-        claimed = await self._tools.store.write_alone(
-            partial(claim.claim, who=self._tools.who, limit=room, order=self._order)
-        )
+        verb = partial(claim.claim, who=self._tools.who, limit=room, order=self._order)
+        claimed = await self._tools.write_alone(Act.CLAIM, verb)
         for job in claimed:
             self.holdings.start(job)
         return len(claimed)

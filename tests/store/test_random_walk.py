@@ -240,14 +240,16 @@ class Walk(RuleBasedStateMachine):
 
     @rule(worker=workers, dead=st.sets(workers, max_size=2))
     def rescue(self, worker: str, dead: set[str]) -> None:
-        gone = sorted(dead - {worker})
-        self.do(crew.revive, worker)
+        identity = Identity(worker, "host", None, None, 1, None, "0")
+        self.do(crew.prove_life, identity, who(worker))
+        peers = self.do(crew.peers)
+        gone = [peer for peer in peers if peer.identity.worker_id in dead - {worker}]
         adopted, mended = self.do(
             crew.rescue, who(worker), gone, lambda job: after_death(job, POLICY.of(job))
         )
         assert all(job.worker_id == worker for job in adopted)
         assert all(job.state not in CLAIMED for job in mended)
-        assert crew.abandoned(self.connection, gone) == []
+        assert crew.abandoned(self.connection) == []
         self.held += adopted
 
     @rule()

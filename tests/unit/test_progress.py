@@ -83,6 +83,34 @@ def test_clocks_that_ran_out_tell_that_a_dead_predecessor_stopped_the_run(
         assert acts == [End(status)], "that was not a stop's doing"
 
 
+@pytest.mark.parametrize(
+    "after_the_stop",
+    [(), ((303.0, Sign.NEWS),), ((304.0, RUNNING), (305.0, Sign.NEWS))],
+    ids=["at once", "after last words", "after more words"],
+)
+def test_a_successor_knows_of_a_stop_whose_end_the_predecessor_saw(
+    after_the_stop: tuple[tuple[float, Observation], ...],
+) -> None:
+    """The one that stopped the run saw the end, saved its clocks, and died before it settled."""
+    first, acts = follow(*again(RUNNING, 0, 300), *after_the_stop, (306, Seen(RunStatus.CANCELLED)))
+    assert acts[-1] == End(RunStatus.CANCELLED, Stopping.STALLED)
+    left = Progress(followed_s=first.followed_s, quiet_s=first.quiet_s)
+    _, (end,) = follow((0, Seen(RunStatus.CANCELLED)), progress=left)
+    assert end == End(RunStatus.CANCELLED, Stopping.STALLED)
+
+
+@pytest.mark.parametrize("limit", ["run_timeout", "stall_timeout"])
+def test_a_run_that_somebody_cancels_just_before_a_clock_runs_out_was_not_stopped_by_us(
+    limit: str,
+) -> None:
+    limits = Limits(**{"run_timeout": 1000.0, "stall_timeout": 1000.0, limit: 100.0})
+    progress, _ = step(Progress(), RUNNING, 0, limits)
+    progress, act = step(progress, RUNNING, 90, limits)
+    assert act is Act.WAIT
+    _, end = step(progress, Seen(RunStatus.CANCELLED), 110, limits)
+    assert end == End(RunStatus.CANCELLED)
+
+
 def test_a_persons_wish_comes_before_what_the_clocks_say() -> None:
     _, acts = follow(
         (0, Sign.CANCEL), (1, Seen(RunStatus.CANCELLED)), progress=Progress(followed_s=5000)

@@ -66,7 +66,9 @@ def keep_late_answer(
     adopt, or whatever else the answer says. Returns the repaired job, or None (also for a job
     whose row is gone).
     """
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    # Locked: a repair that met somebody's decision would fail, and take the append back with it.
+    statement = select(jobs).where(jobs.c.id == job_id).with_for_update()
+    row = connection.execute(statement).mappings().one_or_none()
     if row is None:
         return None
     append(
@@ -110,9 +112,27 @@ def progress(
     return write(connection, grip, values)
 
 
-def note(connection: Connection, grip: Grip, event: str, detail: Mapping[str, Any], by: str) -> Job:
-    """Append an event to a job that we hold, without any other change."""
-    return write(connection, grip, {}, event=event, detail=detail, by=by)
+def begin_stop(
+    connection: Connection,
+    grip: Grip,
+    *,
+    why: str | None,
+    followed_s: float,
+    quiet_s: float,
+    by: str,
+) -> Job:
+    """Write down that a stop request goes out, with the clocks that say why, in seconds.
+
+    If we crash after this commits, they tell a successor that a cancellation was our doing.
+    """
+    return write(
+        connection,
+        grip,
+        {"followed_s": followed_s, "quiet_s": quiet_s},
+        event="stop.sent",
+        detail={"why": why},
+        by=by,
+    )
 
 
 # --- stream -----------------------------------------------------------------------------------

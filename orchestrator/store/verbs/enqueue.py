@@ -114,7 +114,8 @@ def _enqueue(
     done: list[Enqueued | None] = [None] * len(rows)
     fresh: list[int] = []
     seen: dict[str, int] = {}
-    existing = _existing(connection, [row["unique_key"] for row in rows if row.get("unique_key")])
+    keys = [row["unique_key"] for row in rows if row.get("unique_key")]
+    existing = _existing(connection, keys, locked=on_conflict is OnConflict.REPLACE)
     for index, row in enumerate(rows):
         key = row.get("unique_key")
         if key is None:
@@ -152,11 +153,14 @@ def _insert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[i
     return ids
 
 
-def _existing(connection: Connection, keys: Sequence[str]) -> dict[str, Job]:
+def _existing(connection: Connection, keys: Sequence[str], *, locked: bool) -> dict[str, Job]:
     found: dict[str, Job] = {}
     for start in range(0, len(keys), _BATCH):
         part = keys[start : start + _BATCH]
-        rows = connection.execute(select(jobs).where(jobs.c.unique_key.in_(part))).mappings()
+        statement = select(jobs).where(jobs.c.unique_key.in_(part)).order_by(jobs.c.id)
+        if locked:
+            statement = statement.with_for_update()
+        rows = connection.execute(statement).mappings()
         found.update({row["unique_key"]: Job.from_row(row) for row in rows})
     return found
 

@@ -124,8 +124,13 @@ def _one_of(grips: Sequence[Grip]) -> ColumnElement[bool]:
 
 
 def held(connection: Connection, job_id: int) -> Job:
-    """Return a job that a worker believes to hold. Raises LeaseLost if its row is gone."""
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    """Return a job that a worker believes to hold, locked until the transaction ends.
+
+    What is decided about it must not miss a mark that commits meanwhile: lease and state would
+    still fit. Raises LeaseLost if its row is gone.
+    """
+    statement = select(jobs).where(jobs.c.id == job_id).with_for_update()
+    row = connection.execute(statement).mappings().one_or_none()
     if row is None:
         raise LeaseLost(f"the row of job {job_id} is gone")
     return Job.from_row(row)

@@ -21,8 +21,12 @@ from orchestrator.store.wake import announce
 
 
 def load(connection: Connection, job_id: int) -> Job:
-    """Return a job. Raises NotFound."""
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    """Return a job, locked until the transaction ends. Raises NotFound.
+
+    A worker's write of the same row is waited for: the decision goes by what it left.
+    """
+    statement = select(jobs).where(jobs.c.id == job_id).with_for_update()
+    row = connection.execute(statement).mappings().one_or_none()
     if row is None:
         raise NotFound(f"there is no job {job_id}")
     return Job.from_row(row)
@@ -227,6 +231,7 @@ def rekey(
         )
         .order_by(jobs.c.id)
         .limit(limit)
+        .with_for_update()
     )
     found = [Job.from_row(row) for row in connection.execute(held).mappings()]
     return [
