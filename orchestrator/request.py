@@ -26,6 +26,13 @@ MAX_REQUEST_BYTES = 4_500_000
 MAX_NAME = 255
 """The longest queue, batch, tag or unique key, in characters."""
 
+MAX_DEPTH = 500
+"""The deepest nesting of JSON, well within what Python reads and writes from anywhere."""
+
+_FROM = datetime(1, 1, 2, tzinfo=UTC)
+_AFTER = datetime(9999, 12, 31, tzinfo=UTC)
+"""What the databases take: a day within what Python has, so that each zone can show it."""
+
 _ROLES = ("user", "assistant", "system")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -221,7 +228,13 @@ def _time(name: str, value: Any) -> datetime:
         raise InvalidJob(
             name, value.isoformat(), "it has no time zone; add one, for example Z for UTC"
         )
-    return value.astimezone(UTC)
+    try:
+        at = value.astimezone(UTC)
+    except OverflowError:
+        at = _AFTER
+    if not _FROM <= at < _AFTER:
+        raise InvalidJob(name, value.isoformat(), "write a time in the years 1 to 9999")
+    return at
 
 
 def _duration(name: str, value: Any) -> float:
@@ -251,9 +264,21 @@ def _object(name: str, value: Any) -> dict[str, Any]:
 def _json(name: str, value: Any) -> Any:
     """Return the value as JSON would give it back."""
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
+        read = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidJob(name, value, f"it is no JSON: {error}") from None
+    level = [read]
+    for _ in range(MAX_DEPTH + 1):
+        level = [inner for item in level for inner in _inside(item)]
+    if level:
+        raise InvalidJob(name, value, f"it has more than {MAX_DEPTH} lists in one another")
+    return read
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _choice(words: Iterable[str]) -> Callable[[str, Any], str]:

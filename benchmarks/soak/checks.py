@@ -116,8 +116,14 @@ def verdicts_right(evidence: Evidence) -> Iterator[Violation]:
         if end not in allowed:
             yield Violation(job["id"], f"{job['batch']!r} ended as {end}: {job['error']}")
         run = evidence.run_of.get(job["run_id"] or "")
-        if run is not None and end not in _ENDS_OF.get(run["status"], frozenset()):
+        if run is not None and end not in _ENDS_OF.get(run["status"], _without_a_chat(job, end)):
             yield Violation(job["id"], f"it ended as {end}, its run is {run['status']}")
+
+
+def _without_a_chat(job: Row, end: str) -> frozenset[str]:
+    """What a job may end as while its run goes on: a run whose chat never showed, since its 202
+    broke and it wrote nothing, cannot be stopped."""
+    return frozenset({end} & _STOPPED if job["chat_id"] is None else ())
 
 
 def _by_circumstance(evidence: Evidence, job_id: int) -> frozenset[str]:

@@ -19,7 +19,8 @@ from benchmarks.soak.watch import Watch
 Row = Mapping[str, Any]
 
 _JOBS = """SELECT id, queue, batch, state, endpoint, unique_key, prompt, attempt,
- max_attempts, lease, run_id, run_status, error_kind, error, result_text FROM jobs ORDER BY id"""
+ max_attempts, lease, run_id, chat_id, run_status, error_kind, error, result_text
+ FROM jobs ORDER BY id"""
 _ATTEMPTS = "SELECT job_id, attempt, run_id, run_status, error_kind FROM attempts ORDER BY 1, 2"
 _EVENTS = """SELECT id, job_id, extract(epoch FROM at)::float8 AS at, event, from_state, to_state,
  attempt, lease, worker_id, detail FROM job_events ORDER BY id"""

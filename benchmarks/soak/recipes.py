@@ -92,12 +92,13 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 options={"run_timeout": 6.0},
                 ends=_only("timed_out"),
             ),
+            # Each new worker listens anew: after many deaths the minute may pass unstopped.
             Recipe(
                 name="stalls",
                 share=8,
                 directives="silence=60",
                 options={"stall_timeout": 5.0},
-                ends=_only("stalled"),
+                ends=_only("stalled", "completed"),
             ),
             Recipe(
                 name="stuck",

@@ -89,7 +89,9 @@ def figures(evidence: Evidence, seconds: float, storm_s: float) -> dict[str, Any
             "events written": len(evidence.events),
         },
         "jobs by end": _sorted(job["error_kind"] or job["state"] for job in jobs),
-        "attempts beyond the first": {"by policy": len(evidence.attempts)},
+        "attempts that a further one followed": _sorted(
+            row["error_kind"] for row in evidence.attempts
+        ),
         "doubts": {
             "came into doubt": len(doubtful),
             "repaired by a late answer": repaired,
@@ -128,6 +130,7 @@ def figures(evidence: Evidence, seconds: float, storm_s: float) -> dict[str, Any
                 for queue, limit in LIMITS.items()
             },
             "looks": evidence.watch.looks,
+            "of them with more, by late answers": len(evidence.watch.excesses),
         },
         "cancellations asked for": {"jobs": len(evidence.asked)},
     }

@@ -146,5 +146,6 @@ def filters(*names: str) -> Callable[[F], F]:
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 """The option of commands that can print for programs."""
 
-job_id = click.argument("job_id", type=click.IntRange(min=1), metavar="ID")
-job_ids = click.argument("job_ids", type=click.IntRange(min=1), metavar="[ID]...", nargs=-1)
+_ID = click.IntRange(1, 2**63 - 1)  # what an id's column holds
+job_id = click.argument("job_id", type=_ID, metavar="ID")
+job_ids = click.argument("job_ids", type=_ID, metavar="[ID]...", nargs=-1)

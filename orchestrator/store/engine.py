@@ -14,9 +14,16 @@ from sqlalchemy.pool import NullPool
 
 from orchestrator.errors import ConfigError, StoreDamaged, StoreUnavailable
 from orchestrator.store import postgres, sqlite
+from orchestrator.store.types import read_json, write_json
 
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 _SYNC_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
+
+_POSTGRES: dict[str, Any] = {
+    "isolation_level": postgres.ISOLATION,
+    "json_serializer": write_json,
+    "json_deserializer": read_json,
+}
 
 POOL_SIZE = 8
 POOL_TIMEOUT_S = 60.0
@@ -76,6 +83,7 @@ def async_engine(
     engine = create_async_engine(
         target,
         **options,
+        **_POSTGRES,
         pool_pre_ping=True,  # a connection that died while nobody used it is nobody's trouble
         connect_args=postgres.connect_args(url, prepared=prepared),
     )
@@ -96,6 +104,7 @@ def sync_engine(url: URL, *, now: sqlite.Now = sqlite.system_now, bounded: bool 
         return engine
     engine = create_engine(
         target,
+        **_POSTGRES,
         poolclass=NullPool,
         hide_parameters=True,
         connect_args=postgres.connect_args(url),

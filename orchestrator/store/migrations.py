@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, text
 
 from orchestrator.errors import ConfigError, NotFound, SchemaMismatch
-from orchestrator.store import sqlite
+from orchestrator.store import postgres, sqlite
 from orchestrator.store.engine import reaching, sync_engine
 
 _POSTGRES_LOCK = 0x6F726368  # "orch": one upgrade at a time on one database
@@ -121,6 +121,7 @@ def upgrade(url: URL) -> str:
         writing = engine.execution_options(**{sqlite.WRITE: True})
         with reaching(), writing.begin() as connection:
             if engine.dialect.name == "postgresql":
+                _require_encoding(connection)
                 connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _POSTGRES_LOCK})
             if compare(connection) is Schema.NEWER:
                 require_current(connection)
@@ -130,6 +131,15 @@ def upgrade(url: URL) -> str:
             return head()
     finally:
         engine.dispose()
+
+
+def _require_encoding(connection: Connection) -> None:
+    found = connection.execute(text("SELECT current_setting('server_encoding')")).scalar_one()
+    if found != postgres.ENCODING:
+        raise ConfigError(
+            f"database.url: the database's encoding is {found}, which cannot hold all that a model "
+            f"may say; create it with ENCODING '{postgres.ENCODING}' TEMPLATE template0"
+        )
 
 
 def upgrade_sqlite(url: URL) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy.engine import ExceptionContext
 
 from orchestrator.errors import ConfigError
 from orchestrator.store.sqlite import WRITE
@@ -13,8 +14,16 @@ CONNECT_TIMEOUT_S = 10
 STATEMENT_TIMEOUT_S = 60.0
 LOCK_TIMEOUT_S = 30.0
 
+ISOLATION = "READ COMMITTED"
+"""What every transaction of ours asks for, whatever the role's default: who waited for a row's
+lock goes by what the other left."""
+
+ENCODING = "UTF8"
+"""The one encoding of a database that holds whatever a model says."""
+
 _CONNECTION = {
     "connect_timeout": CONNECT_TIMEOUT_S,
+    "client_encoding": ENCODING,
     "application_name": "orchestrator",
     # A server that vanished without a word is noticed within half a minute.
     "keepalives_idle": 15,
@@ -26,7 +35,9 @@ _CONNECTION = {
 _BOUNDS = f"""SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_S * 1000:.0f}', true),
  set_config('lock_timeout', '{LOCK_TIMEOUT_S * 1000:.0f}', true),
  set_config('idle_in_transaction_session_timeout', '{STATEMENT_TIMEOUT_S * 1000:.0f}', true),
- set_config('jit', 'off', true)"""
+ set_config('jit', 'off', true),
+ set_config('DateStyle', 'ISO', true),
+ set_config('extra_float_digits', '1', true)"""
 _DURABLE = """, set_config('synchronous_commit', CASE current_setting('synchronous_commit')
  WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)"""
 
@@ -63,6 +74,13 @@ def prepare(engine: Engine) -> None:
     def on_begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITE, False)
         connection.exec_driver_sql(_BOUNDS + _DURABLE if writes else _BOUNDS)
+
+    @event.listens_for(engine, "handle_error")
+    def on_error(context: ExceptionContext) -> None:
+        # The lines after the first quote the row that was refused: a prompt, or a whole message.
+        for error in (context.original_exception, context.sqlalchemy_exception):
+            if error is not None and error.args:
+                error.args = (str(error.args[0]).partition("\n")[0],)
 
 
 _PASSING_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +21,40 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 def plain(text: str) -> str:
     """Return `text` as a plain text column can hold it: NUL and lone surrogates become U+FFFD."""
     return _UNSTORABLE.sub("\ufffd", text)
+
+
+def write_json(value: Any) -> str:
+    """Return a JSON value as ASCII text, so that NUL and lone surrogates survive.
+
+    Infinity and NaN, for which JSON has no word, become null, as JavaScript writes them.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+
+
+def read_json(text: str | bytes) -> Any:
+    """Return the value of a stored JSON text; what Python cannot read comes back as its text.
+
+    Databases take numbers of more digits and a deeper nesting than Python does: a row that was
+    written with SQL must not break each query that meets it.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text if isinstance(text, str) else text.decode()
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {name: _finite(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+    return value
 
 
 class PlainText(TypeDecorator[str]):
@@ -51,13 +87,13 @@ class JsonText(TypeDecorator[Any]):
         """Serialize with ASCII escapes."""
         if value is None or dialect.name == "postgresql":
             return value
-        return json.dumps(value, separators=(",", ":"))
+        return write_json(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """Parse what was stored."""
         if value is None or dialect.name == "postgresql":
             return value
-        return json.loads(value)
+        return read_json(value)
 
 
 class UtcTime(TypeDecorator[datetime]):

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import anyio
-from sqlalchemy import Connection, StaticPool, create_engine
+from sqlalchemy import Connection, Engine, StaticPool, create_engine
 
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store import migrations, sqlite
@@ -75,12 +75,16 @@ class Database:
         self._clock: Callable[[], float] = lambda: 0.0
         self.offset = 0.0
         """Seconds that the database's clock is ahead of the simulated time."""
-        engine = create_engine(
+        engine = self._engine()
+        sqlite.prepare(engine, self.now)
+        self._writing = engine.connect().execution_options(**{sqlite.WRITE: True})
+        # Nothing comes between the statements of a read here: it needs no transaction.
+        self._reading = self._engine().connect()
+
+    def _engine(self) -> Engine:
+        return create_engine(
             "sqlite://", creator=lambda: self._raw, poolclass=StaticPool, hide_parameters=True
         )
-        sqlite.prepare(engine, self.now)
-        self._reading = engine.connect()
-        self._writing = engine.connect().execution_options(**{sqlite.WRITE: True})
 
     def now(self) -> datetime:
         """The database's clock."""

@@ -30,6 +30,8 @@ _END_OF = {
     ErrorKind.COLLECT_FAILED: "completed",
 }
 
+_STOPPED = (ErrorKind.TIMED_OUT, ErrorKind.STALLED)
+
 _DOUBTS = ("submit.in_doubt",)
 _REFUNDED = frozenset({"submit.deferred", "submit.not_sent"})
 
@@ -148,6 +150,8 @@ class Judge:
             job.run_timeout or job.stall_timeout
         ):
             yield f"it is {kind}, and has no time-out of its own"
+        if kind in _STOPPED and job.run_status is None:
+            yield f"it did not wait for the end of its run, which is {run.status}"
         if kind is ErrorKind.CANCELLED_REMOTELY and "stop.sent" not in names:
             yield "nobody cancelled its run"
 

@@ -121,6 +121,17 @@ def test_the_policy_resubmit_sets_a_time(desk: Desk) -> None:
     assert 299 < (job.resubmit_at - job.updated_at).total_seconds() <= 300
 
 
+def test_a_stop_goes_out_with_the_clocks_that_say_why(desk: Desk) -> None:
+    job = desk.running()
+    desk.write(
+        attempt.begin_stop, Grip.of(job), why="stalled", followed_s=70.0, quiet_s=60.0, by="w1"
+    )
+    after = desk.get(job.id)
+    assert (after.state, after.followed_s, after.quiet_s) == (State.RUNNING, 70.0, 60.0)
+    last = desk.events(job.id)[-1]
+    assert (last.event, last.detail) == ("stop.sent", {"why": "stalled"})
+
+
 def test_a_late_answer_repairs_a_doubt_of_the_same_attempt(desk: Desk) -> None:
     job = desk.doubtful()
     repaired = desk.write(attempt.keep_late_answer, job.id, 1, accepted(), "w1")

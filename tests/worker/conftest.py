@@ -21,6 +21,7 @@ BOTH_DATABASES = frozenset(
         "test_doubt",
         "test_gate",
         "test_limits",
+        "test_odd_rows",
         "test_streams",
         "test_submit",
         "test_takeover",

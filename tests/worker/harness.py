@@ -24,6 +24,7 @@ from orchestrator.store.verbs.claim import Claimant
 from orchestrator.testing import DevServer
 from orchestrator.version import __version__
 from orchestrator.worker.daemon import exit_code
+from orchestrator.worker.points import Reach, pass_by
 from orchestrator.worker.process import identify
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.worker import Worker
@@ -52,7 +53,8 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
 class Bench:
     """What a test works with: the server, the database, and workers as it wants them.
 
-    `base_url` is where its workers send; a test may point it elsewhere.
+    `base_url` is where its workers send; a test may point it elsewhere. `reach` is told of each
+    point that they pass.
     """
 
     def __init__(self, *, server: DevServer, store: Store, url: str) -> None:
@@ -61,6 +63,7 @@ class Bench:
         self.url = url
         self.base_url = server.url
         self.environ = {"RECOUP_API_KEY": server.key}
+        self.reach: Reach = pass_by
 
     # --- settings and workers -----------------------------------------------------------------
 
@@ -93,6 +96,7 @@ class Bench:
                 clock=SystemClock(),
                 who=who,
                 log=structlog.get_logger("orchestrator.worker"),
+                reach=self.reach,
             )
             yield Worker(tools=tools, identity=identity, once=once, max_jobs=max_jobs)
 
