@@ -268,17 +268,19 @@ def _json(name: str, value: Any) -> Any:
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidJob(name, value, f"it is no JSON: {error}") from None
     level = [read]
-    for _ in range(MAX_DEPTH + 1):
-        level = [inner for item in level for inner in _inside(item)]
+    for _ in range(MAX_DEPTH):
+        level = [inner for item in level for inner in _containers(item)]
     if level:
-        raise InvalidJob(name, value, f"it has more than {MAX_DEPTH} lists in one another")
+        raise InvalidJob(name, value, f"it is nested deeper than {MAX_DEPTH} levels")
     return read
 
 
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _containers(value: Any) -> Iterable[Any]:
+    """The lists and objects right inside of a value."""
+    if not isinstance(value, dict | list):
+        return ()
+    inside = value.values() if isinstance(value, dict) else value
+    return (inner for inner in inside if isinstance(inner, dict | list))
 
 
 def _choice(words: Iterable[str]) -> Callable[[str, Any], str]:

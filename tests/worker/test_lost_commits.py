@@ -108,7 +108,11 @@ async def test_a_commit_whose_answer_is_lost_costs_nothing(
     assert lost, f"no {act} happened: {[entry['event'] for entry in logs]}"
     assert job.state is case.end
     refused = sum(changes["times"] for preset, changes in case.faults if preset != "broken-body")
-    assert bench.posts(case.prompt) - refused == bench.server.stats.runs_by_prompt[case.prompt] == case.runs
+    assert (
+        bench.posts(case.prompt) - refused
+        == bench.server.stats.runs_by_prompt[case.prompt]
+        == case.runs
+    )
     if job.state is State.COMPLETED:
         assert job.result_text == "Done."
         await bench.assert_kept(job)
