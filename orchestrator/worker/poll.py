@@ -22,7 +22,7 @@ from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.leaving import Leaving
 from orchestrator.worker.points import Act
 from orchestrator.worker.progress import Act as Step
-from orchestrator.worker.progress import Limits, Observation, Progress, Seen, Sign, step
+from orchestrator.worker.progress import Limits, Observation, Seen, Sign, resumed, step
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Growing
 
@@ -71,8 +71,8 @@ class Poller:
             stall_timeout=job.stall_timeout or follow.stall_timeout,
             longest_tick=2 * follow.poll_max + SLACK_S,
         )
-        self.progress = Progress(
-            followed_s=job.followed_s, quiet_s=job.quiet_s, moved_at=tools.clock.boottime()
+        self.progress = resumed(
+            job.followed_s, job.quiet_s, tools.clock.boottime(), self._limits
         )
         self._began = tools.clock.boottime() - job.followed_s
         self._saved_at = self._chat_read_at = tools.clock.boottime()

@@ -87,6 +87,13 @@ class Act(Enum):
     STOP = "stop"
 
 
+def resumed(followed_s: float, quiet_s: float, now: float, limits: Limits) -> Progress:
+    """The progress of a run as its row tells it. A clock that is saved as run out was so beside a
+    status that said `running`: whoever followed then was stopping the run, and so do we."""
+    saved = Progress(followed_s=followed_s, quiet_s=quiet_s, moved_at=now)
+    return replace(saved, stopping=_ran_out(saved, limits))
+
+
 def step(
     progress: Progress, observation: Observation, now: float, limits: Limits
 ) -> tuple[Progress, Act | End]:
@@ -141,7 +148,7 @@ def _tick(progress: Progress, status: RunStatus, now: float, limits: Limits) -> 
 
 def _seen(progress: Progress, now: float, limits: Limits) -> tuple[Progress, Act | End]:
     if progress.status is not None and progress.status.terminal:
-        return progress, End(progress.status, _why_stopped(progress, limits))
+        return progress, End(progress.status, progress.stopping)
     stopping = progress.stopping or _ran_out(progress, limits)
     if stopping is None:
         return progress, Act.WAIT
@@ -152,13 +159,6 @@ def _seen(progress: Progress, now: float, limits: Limits) -> tuple[Progress, Act
         return progress, Act.WAIT
     since = progress.stopping_since if progress.stopping_since is not None else now
     return replace(progress, stop_sent_at=now, stopping_since=since), Act.STOP
-
-
-def _why_stopped(progress: Progress, limits: Limits) -> Stopping | None:
-    """Why we stopped the run; clocks that had run out tell what a dead predecessor did."""
-    if progress.stopping is None and progress.status is RunStatus.CANCELLED:
-        return _ran_out(progress, limits)
-    return progress.stopping
 
 
 def _ran_out(progress: Progress, limits: Limits) -> Stopping | None:

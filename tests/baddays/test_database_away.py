@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,19 @@ def url(server: Own) -> Iterator[str]:
         yield text_of(server.url.set(database=name))
 
 
+BEATING = "SELECT count(*) FROM workers WHERE last_heartbeat_at > started_at"
+
+
+@asynccontextmanager
+async def away(server: Own, mode: str = "fast") -> AsyncIterator[None]:
+    """Stop the server for the length of the block."""
+    server.stop(mode)
+    try:
+        yield
+    finally:
+        server.start()
+
+
 def dev_server(**timing: float) -> DevServer:
     return DevServer(timing=Timing(pace=Pace(chunk=0.001), **timing))
 
@@ -47,10 +61,10 @@ async def test_runs_outlast_an_outage(
         night.enqueue(*(SLOW.format(number) for number in range(8)))
         with night.worker() as one, night.worker() as two:
             await night.until(lambda: night.states() == {"running": 8}, "8 live runs")
-            server.stop()
-            await anyio.sleep(away_s)
-            assert (one.poll(), two.poll()) == (None, None)
-            server.start()
+            await night.until(lambda: night.sql(BEATING) == [(2,)], "two workers that beat")
+            async with away(server):
+                await anyio.sleep(away_s)
+                assert (one.poll(), two.poll()) == (None, None)
             await night.all_completed(8)
             assert night.sql("SELECT count(*) FROM job_events WHERE event = 'run.adopted'") == [
                 (0,)
@@ -67,10 +81,9 @@ async def test_ids_that_come_while_the_database_is_away_are_written_later(
         night.enqueue(*(f'[text="Answer {number}."]' for number in range(4)))
         with night.worker() as worker:
             await night.until(lambda: dev.stats.posts_by_prompt.total() == 4, "4 POSTs")
-            server.stop("immediate")
-            await night.until(lambda: len(list(dev.runs)) == 4, "4 answers")
-            await anyio.sleep(2.5)
-            server.start()
+            async with away(server, "immediate"):
+                await night.until(lambda: len(list(dev.runs)) == 4, "4 answers")
+                await anyio.sleep(2.5)
             await night.all_completed(4)
             assert worker.poll() is None
 
@@ -84,9 +97,8 @@ async def test_restarts_one_after_another_lose_and_repeat_nothing(
         with night.worker(), night.worker():
             await night.until(lambda: bool(night.states().get("completed")), "a first one")
             for mode in ("immediate", "fast", "immediate", "immediate"):
-                server.stop(mode)
-                await anyio.sleep(0.3)
-                server.start()
+                async with away(server, mode):
+                    await anyio.sleep(0.3)
                 await anyio.sleep(0.7)
             await night.all_completed(30)
 
@@ -168,15 +180,12 @@ async def test_a_worker_that_finds_no_server_says_so_and_ends_with_75(
 ) -> None:
     async with dev_server() as dev:
         night = Night(tmp_path, dev, url)
-        server.stop()
-        try:
+        async with away(server):
             for arguments in (("worker", "--once"), ("enqueue", "hello")):
                 done = await night.command(*arguments)
                 assert done.returncode == 75, done.stderr
                 assert b"error: the database cannot be used now" in done.stderr
                 assert b"Traceback" not in done.stderr
-        finally:
-            server.start()
 
 
 async def test_another_schema_ends_a_worker_with_78(url: str, tmp_path: Path) -> None:

@@ -156,9 +156,10 @@ async def test_a_hundred_streams_at_once(client: Client) -> None:
 
     async def one(number: int) -> None:
         ids = await client.start(f"{number} [tokens=30 delay=0.01 first=2]")
-        answer = await client.stream(ids)
-        assert answer.events == truth(client, ids)
-        counts.append(len(answer.events))
+        # A server this busy may give up the last chunks of a response, and gives them in the next.
+        events = [event for answer in await follow(client, ids) for event in answer.events]
+        assert events == truth(client, ids)
+        counts.append(len(events))
 
     async with anyio.create_task_group() as readers:
         for number in range(100):

@@ -16,6 +16,7 @@ from orchestrator.worker.progress import (
     Progress,
     Seen,
     Sign,
+    resumed,
     step,
 )
 
@@ -76,11 +77,12 @@ def test_a_terminal_status_ends_whatever_the_clocks_say(status: RunStatus) -> No
 def test_clocks_that_ran_out_tell_that_a_dead_predecessor_stopped_the_run(
     left: Progress, why: Stopping | None
 ) -> None:
-    _, acts = follow((0, Seen(RunStatus.CANCELLED)), progress=left)
-    assert acts == [End(RunStatus.CANCELLED, why)]
-    for status in (RunStatus.COMPLETED, RunStatus.FAILED):
-        _, acts = follow((0, Seen(status)), progress=left)
-        assert acts == [End(status)], "that was not a stop's doing"
+    found = resumed(left.followed_s, left.quiet_s, 0, LIMITS)
+    for status in TERMINAL:
+        _, acts = follow((1, Seen(status)), progress=found)
+        assert acts == [End(status, why)]
+        _, acts = follow((1, Sign.NEWS), (2, Seen(status)), progress=found)
+        assert acts[-1] == End(status, why), "what came since does not undo the stop"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_a_successor_knows_of_a_stop_whose_end_the_predecessor_saw(
     """The one that stopped the run saw the end, saved its clocks, and died before it settled."""
     first, acts = follow(*again(RUNNING, 0, 300), *after_the_stop, (306, Seen(RunStatus.CANCELLED)))
     assert acts[-1] == End(RunStatus.CANCELLED, Stopping.STALLED)
-    left = Progress(followed_s=first.followed_s, quiet_s=first.quiet_s)
+    left = resumed(first.followed_s, first.quiet_s, 0, LIMITS)
     _, (end,) = follow((0, Seen(RunStatus.CANCELLED)), progress=left)
     assert end == End(RunStatus.CANCELLED, Stopping.STALLED)
 

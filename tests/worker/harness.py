@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
@@ -213,6 +214,19 @@ class Bench:
     async def until_settled(self, *job_ids: int) -> list[Job]:
         """Wait until all the jobs are settled."""
         return [await self.until(job_id, lambda job: job.state.settled) for job_id in job_ids]
+
+    async def until_states(self, **counts: int) -> None:
+        """Wait until so many jobs are in each state, and none in another."""
+        query = "SELECT id, state, attempt, error, available_at FROM jobs ORDER BY id"
+
+        async def there() -> bool:
+            return Counter(row["state"] for row in await self.sql(query)) == counts
+
+        try:
+            await eventually(there, lambda: f"{counts}")
+        except AssertionError as vain:
+            vain.add_note(f"{await self.sql(query)}")
+            raise
 
     async def until_event(self, job_id: int, event: str) -> None:
         """Wait until a job's log has an event."""
