@@ -185,16 +185,17 @@ MUTATIONS: Mapping[str, Plant] = {
 }
 
 CAUGHT_BY: Mapping[str, tuple[int, ...]] = {
-    "send_without_mark": (30,),
-    "guard_without_lease": (1,),
+    "send_without_mark": (29,),
+    "guard_without_lease": (34,),
     "late_answer_dropped": (20,),
-    "fence_ignored": (3,),
-    "requeued_after_death": (20,),
-    "lost_answer_requeued": (7,),
-    "dead_at_once": (13,),
-    "made_up_ends_counted": (1,),
+    "fence_ignored": (15,),
+    "requeued_after_death": (19,),
+    "lost_answer_requeued": (41, 47),
+    "dead_at_once": (3,),
+    "made_up_ends_counted": (14,),
+    "successor_from_the_start": (25,),
     "retried_whatever_happened": (20,),
-    "polls_for_ever": (1,),
+    "polls_for_ever": (12, 18),
 }
 """Seeds that catch them; `python -m tests.simulation --mutations` finds others. What is rarer has
 a scene of its own."""

@@ -44,7 +44,7 @@ CASES: Mapping[Act, Case] = {
     Act.MARK: Case(),
     Act.ANSWER: Case(),
     Act.GATE: Case(faults=(("payment-required", {"times": 1}),)),
-    Act.LEARN_CHAT: Case('[text="Done." tokens=8 delay=0.3]', faults=(("broken-body", {"times": 1}),)),
+    Act.LEARN_CHAT: Case('[text="Done." tail=1.5]', faults=(("broken-body", {"times": 1}),)),
     Act.OPEN_STREAM: Case(follow=STREAM),
     Act.CHECKPOINT: Case('[text="Done." tokens=20 delay=0.05]', follow=STREAM),
     Act.CLOSE_STREAM: Case(follow=STREAM),
