@@ -71,9 +71,7 @@ class Poller:
             stall_timeout=job.stall_timeout or follow.stall_timeout,
             longest_tick=2 * follow.poll_max + SLACK_S,
         )
-        self.progress = resumed(
-            job.followed_s, job.quiet_s, tools.clock.boottime(), self._limits
-        )
+        self.progress = resumed(job.followed_s, job.quiet_s, tools.clock.boottime(), self._limits)
         self._began = tools.clock.boottime() - job.followed_s
         self._saved_at = self._chat_read_at = tools.clock.boottime()
         self._chat_seen: tuple[object, ...] | None = None

@@ -101,10 +101,16 @@ class Worker:
         """Work until drained, or until nothing is due with `once`.
 
         On return every job is settled, in the queue, in doubt, or running without a worker, for
-        another to adopt. Raises StoreUnavailable if the database is away at the start.
+        another to adopt. Raises StoreUnavailable if the database is away at the start, and
+        ConfigError if a worker of another machine works on its SQLite file.
         """
         tools = self._tools
-        birth = partial(crew.register, identity=self._identity, who=tools.who)
+        birth = partial(
+            crew.register,
+            identity=self._identity,
+            who=tools.who,
+            dead_after=tools.settings.worker.dead_after,
+        )
         await tools.write(Act.REGISTER, birth, urgent=True)
         tools.log.info("worker.started", worker_id=tools.who.worker_id, pid=self._identity.pid)
         async with anyio.create_task_group() as beating:

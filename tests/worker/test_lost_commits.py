@@ -118,7 +118,11 @@ async def test_a_commit_whose_answer_is_lost_costs_nothing(
         await bench.assert_kept(job)
     previous = await bench.sql("SELECT attempt FROM attempts WHERE job_id = :id", id=job_id)
     assert [row["attempt"] for row in previous] == list(range(1, case.runs))
-    assert_is_a_path(await bench.sql("SELECT from_state, to_state FROM job_events WHERE to_state IS NOT NULL ORDER BY id"))
+    assert_is_a_path(
+        await bench.sql(
+            "SELECT from_state, to_state FROM job_events WHERE to_state IS NOT NULL ORDER BY id"
+        )
+    )
 
 
 def assert_is_a_path(moves: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 
 from sqlalchemy import Connection, insert, or_, select, update
 
-from orchestrator.errors import LeaseLost
+from orchestrator.errors import ConfigError, LeaseLost
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
 from orchestrator.states import CLAIMED, State
@@ -46,10 +46,35 @@ class Peer:
     """Seconds since its last heartbeat, by the database's clock."""
 
 
-def register(connection: Connection, identity: Identity, who: Claimant) -> None:
-    """Insert the row of a worker that starts, and the gate's row of its origin and key."""
+def register(
+    connection: Connection, identity: Identity, who: Claimant, *, dead_after: float = 60.0
+) -> None:
+    """Insert the row of a worker that starts, and the gate's row of its origin and key.
+
+    Raises ConfigError for a SQLite file on which a worker of another machine was heard within
+    `dead_after` seconds: SQLite's locks hold within one machine only.
+    """
+    if connection.dialect.name == "sqlite":
+        _refuse_other_machines(connection, identity, dead_after)
     _insert_worker(connection, identity, who)
     ensure_gate(connection, who)
+
+
+def _refuse_other_machines(connection: Connection, own: Identity, dead_after: float) -> None:
+    # After a reboot the host is the same, and between containers of one machine the boot is.
+    elsewhere = select(workers.c.host, workers.c.pid).where(
+        workers.c.stopped_at.is_(None),
+        workers.c.last_heartbeat_at > db_now(-dead_after),
+        workers.c.host != own.host,
+        workers.c.boot_id != own.boot_id,
+    )
+    other = connection.execute(elsewhere.limit(1)).first()
+    if other is not None:
+        raise ConfigError(
+            f"database.url: a worker on host {other.host!r} (pid {other.pid}) works on this SQLite "
+            "file, and its locks hold within one machine only: stop that worker and wait "
+            f"{dead_after:g} s, or use one postgresql:// database for all machines"
+        )
 
 
 def _insert_worker(connection: Connection, identity: Identity, who: Claimant) -> None:
