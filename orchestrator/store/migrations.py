@@ -1,4 +1,8 @@
-"""Find the revisions, compare them with a database, and run them."""
+"""Find the revisions, compare them with a database, and run them.
+
+Alembic is imported where it runs revisions only: to compare takes a folder and a query, and each
+command and worker does that at its start.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,16 @@ import io
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, inspect, text
 
 from orchestrator.errors import ConfigError, NotFound, SchemaMismatch
 from orchestrator.store import postgres, sqlite
 from orchestrator.store.engine import reaching, sync_engine
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _POSTGRES_LOCK = 0x6F726368  # "orch": one upgrade at a time on one database
 
@@ -45,23 +49,34 @@ def scripts_folder() -> Path:
 
 
 def _config(output: io.StringIO | None = None) -> Config:
+    from alembic.config import Config  # see the module's docstring
+
     config = Config(output_buffer=output) if output is not None else Config()
     config.set_main_option("script_location", str(scripts_folder()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
 
 
+def revisions() -> list[str]:
+    """The revisions that this program knows, oldest first: the numbers before their names."""
+    versions = scripts_folder() / "versions"
+    return sorted(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
+
+
 def head() -> str:
     """The revision that this program needs."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    if revision is None:
+    known = revisions()
+    if not known:
         raise ConfigError("the migrations hold no revision; install the package again")
-    return revision
+    return known[-1]
 
 
 def revision_of(connection: Connection) -> str | None:
     """The revision that stands in the database, or None where there is none."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars()
+    return ", ".join(found) or None
 
 
 def compare(connection: Connection) -> Schema:
@@ -71,8 +86,7 @@ def compare(connection: Connection) -> Schema:
         return Schema.ABSENT
     if found == head():
         return Schema.CURRENT
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    return Schema.OLDER if found in known else Schema.NEWER
+    return Schema.OLDER if found in revisions() else Schema.NEWER
 
 
 def require_current(connection: Connection) -> None:
@@ -123,14 +137,24 @@ def upgrade(url: URL) -> str:
             if engine.dialect.name == "postgresql":
                 _require_encoding(connection)
                 connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _POSTGRES_LOCK})
-            if compare(connection) is Schema.NEWER:
-                require_current(connection)
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            match compare(connection):
+                case Schema.CURRENT:
+                    pass
+                case Schema.NEWER:
+                    require_current(connection)
+                case Schema.ABSENT | Schema.OLDER:
+                    _run_revisions(connection)
             return head()
     finally:
         engine.dispose()
+
+
+def _run_revisions(connection: Connection) -> None:
+    from alembic import command  # see the module's docstring
+
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def _require_encoding(connection: Connection) -> None:
@@ -161,6 +185,8 @@ def check(url: URL) -> tuple[Schema, str | None]:
 
 def sql(dialect: str) -> str:
     """Return the SQL that creates the schema from nothing, for `sqlite` or `postgresql`."""
+    from alembic import command  # see the module's docstring
+
     output = io.StringIO()
     config = _config(output)
     config.set_main_option("sqlalchemy.url", f"{dialect}://")
@@ -176,6 +202,7 @@ __all__ = [
     "require_current",
     "require_file",
     "revision_of",
+    "revisions",
     "scripts_folder",
     "sql",
     "upgrade",

@@ -195,7 +195,6 @@ CAUGHT_BY: Mapping[str, tuple[int, ...]] = {
     "made_up_ends_counted": (14,),
     "successor_from_the_start": (25,),
     "retried_whatever_happened": (20,),
-    "polls_for_ever": (12, 18),
 }
 """Seeds that catch them; `python -m tests.simulation --mutations` finds others. What is rarer has
 a scene of its own."""

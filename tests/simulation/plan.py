@@ -57,6 +57,7 @@ class Plan:
     apart: bool
     """Heartbeats and long writes have transactions of their own, as on PostgreSQL."""
     calm_at: float
+    settled_by_s: float = SETTLED_BY_S
 
 
 def plan(seed: int) -> Plan:

@@ -65,11 +65,15 @@ ROLLED_BACK = _scene(
 SLOW_TO_STOP = _scene(2, {"prompt": "hang stop_time=12", "run_timeout": 12.0})
 """A run that was told to stop goes on for some seconds."""
 
+TOLD_TO_STOP = _scene(1, {"prompt": "hang", "run_timeout": 12.0}, settled_by_s=240.0)
+"""A run is cancelled because its time ran out; whoever misses that polls to the bound."""
+
 SCENES: Mapping[str, tuple[Plan, ...]] = {
     "fence_ignored": LATE_STOP,
     "successor_from_the_start": TAKEN_OVER,
     "failed_commit_believed": ROLLED_BACK,
     "unknown_run_is_lost": UNKNOWN_FOR_A_WHILE,
     "stop_is_the_end": SLOW_TO_STOP,
+    "polls_for_ever": TOLD_TO_STOP,
 }
 """By the planted bug that shows itself there."""

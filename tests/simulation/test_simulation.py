@@ -14,7 +14,7 @@ from .world import Laboratory
 SEEDS_OF_A_TEST = 25
 
 
-@pytest.mark.parametrize("first", range(0, 100, SEEDS_OF_A_TEST))
+@pytest.mark.parametrize("first", range(0, 200, SEEDS_OF_A_TEST))
 def test_seeds_keep_every_promise(first: int, laboratory: Laboratory) -> None:
     seeds = range(first, first + SEEDS_OF_A_TEST)
     failed = [explain(verdict) for verdict in run_seeds(seeds, laboratory) if verdict.broken]

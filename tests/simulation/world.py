@@ -23,7 +23,7 @@ from .acts import Acts
 from .database import Database, Reach, SimStore
 from .judge import Judge
 from .network import Network
-from .plan import SETTLED_BY_S, Plan
+from .plan import Plan
 from .process import ORIGIN, Client, Process, SimClock, SimLog
 from .server import SimServer
 from .timeline import Loop, Stuck, Timeline, repeatable
@@ -137,7 +137,7 @@ class World:
         self.wanted = set(range(self._plan.workers))
         self._supervise()
         try:
-            self.timeline.run(self._ended, bound=self._plan.calm_at + SETTLED_BY_S)
+            self.timeline.run(self._ended, bound=self._plan.calm_at + self._plan.settled_by_s)
         except Stuck as stuck:
             return [*self.watch.found, str(stuck)]
         return [*self.watch.found, *self._faults(), *self._judged()]

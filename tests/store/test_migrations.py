@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from orchestrator.errors import ConfigError, NotFound, SchemaMismatch, StoreUnavailable
@@ -55,6 +56,11 @@ def require_current(desk: Desk) -> None:
 def test_a_migrated_database_is_current(desk: Desk, database_url: str) -> None:
     require_current(desk)
     assert migrations.check(parse_url(database_url)) == (Schema.CURRENT, migrations.head())
+
+
+def test_the_files_are_named_by_their_revisions() -> None:
+    chain = ScriptDirectory.from_config(migrations._config()).walk_revisions()
+    assert [script.revision for script in chain] == migrations.revisions()[::-1]
 
 
 @pytest.mark.usefixtures("one_revision_more")
