@@ -17,9 +17,26 @@ from sqlalchemy import Connection
 from orchestrator.errors import StoreUnavailable
 
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 
 MAX_BATCH = 256
 """Writes that share one transaction at most: it bounds what a failing one makes us repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joint(Generic[ItemT, T]):
+    """One item for a verb that takes those of many callers at once; by itself, a verb like any.
+
+    The verb gives each item its result, in order. If it raises, nothing that it did may stand,
+    and each item is tried alone.
+    """
+
+    verb: Callable[[Connection, Sequence[ItemT]], list[T]]
+    item: ItemT
+
+    def __call__(self, connection: Connection) -> T:
+        """Run the verb for this item alone."""
+        return self.verb(connection, [self.item])[0]
 
 
 @dataclass(slots=True, eq=False)

@@ -9,15 +9,13 @@ from typing import Any
 from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from orchestrator.errors import ConfigError, StoreDamaged, StoreUnavailable
 from orchestrator.store import postgres, sqlite
 from orchestrator.store.types import read_json, write_json
 
-_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
-_SYNC_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
+_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 
 _POSTGRES: dict[str, Any] = {
     "isolation_level": postgres.ISOLATION,
@@ -46,7 +44,7 @@ def parse_url(url: str) -> URL:
             "or postgresql://user@host/name"
         ) from None
     backend = parsed.get_backend_name()
-    if backend not in _ASYNC_DRIVERS:
+    if backend not in _DRIVERS:
         raise ConfigError(
             f"database.url: {backend!r} is not supported; use sqlite:///… or postgresql://…"
         )
@@ -60,54 +58,53 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
-def async_engine(
+def pooled_engine(
     url: URL, *, now: sqlite.Now = sqlite.system_now, size: int = POOL_SIZE, prepared: bool = False
-) -> AsyncEngine:
-    """Make the async engine of a worker or of an `Orchestrator`. Dispose it in a `finally`.
+) -> Engine:
+    """Make the engine of a store, for use from several threads. Dispose it in a `finally`.
 
     `size` bounds its connections; `prepared` lets PostgreSQL keep prepared statements, which must
     not be where a transaction pooler stands before it.
     """
-    backend = url.get_backend_name()
-    options: dict[str, Any] = {
+    pool = {
+        "poolclass": QueuePool,
         "pool_size": size,
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_S,
-        "hide_parameters": True,
     }
-    target = url.set(drivername=_ASYNC_DRIVERS[backend])
-    if backend == "sqlite":
-        engine = create_async_engine(target, **options)
-        sqlite.prepare(engine.sync_engine, now)
-        return engine
-    engine = create_async_engine(
-        target,
-        **options,
-        **_POSTGRES,
-        pool_pre_ping=True,  # a connection that died while nobody used it is nobody's trouble
-        connect_args=postgres.connect_args(url, prepared=prepared),
-    )
-    postgres.prepare(engine.sync_engine)
-    return engine
+    return _engine(url, pool, now=now, prepared=prepared)
 
 
 def sync_engine(url: URL, *, now: sqlite.Now = sqlite.system_now, bounded: bool = True) -> Engine:
-    """Make a blocking engine, for migrations and the sync twin; it keeps no connection open.
+    """Make an engine for migrations and the sync twin; it keeps no connection open.
 
     Without `bounded`, PostgreSQL may take its time for a statement, as migrations do.
     """
+    return _engine(url, {"poolclass": NullPool}, now=now, bounded=bounded)
+
+
+def _engine(
+    url: URL,
+    pool: dict[str, Any],
+    *,
+    now: sqlite.Now,
+    prepared: bool = False,
+    bounded: bool = True,
+) -> Engine:
     backend = url.get_backend_name()
-    target = url.set(drivername=_SYNC_DRIVERS[backend])
+    target = url.set(drivername=_DRIVERS[backend])
     if backend == "sqlite":
-        engine = create_engine(target, poolclass=NullPool, hide_parameters=True)
+        # A connection serves one thread at a time, and not always the same one.
+        own = {"check_same_thread": False}
+        engine = create_engine(target, **pool, hide_parameters=True, connect_args=own)
         sqlite.prepare(engine, now)
         return engine
     engine = create_engine(
         target,
+        **pool,
         **_POSTGRES,
-        poolclass=NullPool,
         hide_parameters=True,
-        connect_args=postgres.connect_args(url),
+        connect_args=postgres.connect_args(url, prepared=prepared),
     )
     if bounded:
         postgres.prepare(engine)

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import anyio
-from sqlalchemy import URL, Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import URL, Connection, Engine
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.store import migrations, sqlite, wake
-from orchestrator.store.commit import GroupCommit, Write
-from orchestrator.store.engine import async_engine, reaching
+from orchestrator.store.commit import GroupCommit, Joint, Write
+from orchestrator.store.engine import POOL_SIZE, pooled_engine, reaching
+from orchestrator.store.threads import Threads
 from orchestrator.store.transact import transact
 from orchestrator.store.wake import Listen
 
@@ -27,9 +27,11 @@ class Store:
     """One database, for one process. Use `Store.open`."""
 
     def __init__(
-        self, *, engine: AsyncEngine, beats: AsyncEngine | None = None, listen: Listen | None = None
+        self, *, engine: Engine, beats: Engine | None = None, listen: Listen | None = None
     ) -> None:
         self._engine = engine
+        self._threads = Threads(POOL_SIZE)
+        self._beating = Threads(1)
         self._beats = beats
         self._listen = listen
         self._commits = GroupCommit(run=self._run_batch)
@@ -54,28 +56,23 @@ class Store:
         """
         migrations.require_file(url)
         direct = listen_url or url
-        engine = async_engine(url, now=now, prepared=prepared)
-        beats = async_engine(direct, size=1) if engine.dialect.name == "postgresql" else None
+        engine = pooled_engine(url, now=now, prepared=prepared)
+        beats = pooled_engine(direct, size=1) if engine.dialect.name == "postgresql" else None
         try:
             store = cls(engine=engine, beats=beats, listen=wake.listener(direct))
             await store.read(migrations.require_current)
             yield store
         finally:
-            with anyio.CancelScope(shield=True):
-                await engine.dispose()
-                if beats is not None:
-                    await beats.dispose()
+            engine.dispose()
+            if beats is not None:
+                beats.dispose()
 
     async def read(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that only reads. Raises StoreUnavailable where the database is out of reach.
 
         A cancelled caller is let go after the statement, never inside it.
         """
-        with anyio.CancelScope(shield=True):
-            with reaching():
-                async with self._engine.connect() as connection, connection.begin():
-                    result = await connection.run_sync(verb, *args, **kwargs)
-        return result
+        return await self._threads.run(self._read, lambda at: verb(at, *args, **kwargs))
 
     async def write(
         self,
@@ -101,7 +98,7 @@ class Store:
         """
         if self._engine.dialect.name == "sqlite":
             return await self.write(verb, urgent=urgent)
-        return await self._run_alone(self._engine, verb)
+        return await self._run_alone(self._threads, self._engine, verb)
 
     async def beat(self, verb: Callable[[Connection], T]) -> T:
         """Run a heartbeat's verb ahead of all other work, and return its result once it is durable.
@@ -111,7 +108,7 @@ class Store:
         """
         if self._beats is None:
             return await self.write(verb, urgent=True)
-        return await self._run_alone(self._beats, verb)
+        return await self._run_alone(self._beating, self._beats, verb)
 
     async def listen(self, on_change: Callable[[], None]) -> None:
         """Call `on_change` whenever jobs may have become due, until cancelled.
@@ -122,25 +119,62 @@ class Store:
         if self._listen is not None:
             await self._listen(on_change)
 
-    async def _run_alone(self, engine: AsyncEngine, verb: Callable[[Connection], T]) -> T:
+    def _read(self, verb: Callable[[Connection], T]) -> T:
+        with reaching(), self._engine.begin() as connection:
+            return verb(connection)
+
+    async def _run_alone(
+        self, threads: Threads, engine: Engine, verb: Callable[[Connection], T]
+    ) -> T:
         with anyio.CancelScope(shield=True):
-            result = await transact(engine, verb)
+            result = await transact(threads, engine, verb)
         await anyio.lowlevel.checkpoint_if_cancelled()
         return result
 
     async def _run_batch(self, writes: Sequence[Write[object]]) -> None:
         """Run the writes in one transaction; a verb's own refusal undoes only that verb."""
-        await transact(self._engine, partial(_run_all, writes=writes))
+        await transact(self._threads, self._engine, partial(_run_all, writes=writes))
 
 
 def _run_all(connection: Connection, writes: Sequence[Write[object]]) -> None:
+    for alike in _by_verb(writes):
+        if len(alike) == 1 or not _run_jointly(connection, alike):
+            for entry in alike:
+                _run_one(connection, entry, alone=len(writes) == 1)
+
+
+def _by_verb(writes: Sequence[Write[object]]) -> list[list[Write[object]]]:
+    """Put together what one verb can do jointly, in the order in which each verb is first met."""
+    groups: dict[object, list[Write[object]]] = {}
     for entry in writes:
-        entry.result, entry.error = None, None
-        if len(writes) == 1:
+        key = entry.verb.verb if isinstance(entry.verb, Joint) else entry
+        groups.setdefault(key, []).append(entry)
+    return list(groups.values())
+
+
+def _run_jointly(connection: Connection, alike: Sequence[Write[object]]) -> bool:
+    """Run the items of one verb at once; False, and nothing done, if one of them is refused."""
+    items = [entry.verb.item for entry in alike if isinstance(entry.verb, Joint)]
+    verb = alike[0].verb
+    if not isinstance(verb, Joint):
+        return False
+    try:
+        with connection.begin_nested():
+            results = verb.verb(connection, items)
+    except OrchestratorError:
+        return False
+    for entry, result in zip(alike, results, strict=True):
+        entry.result, entry.error = result, None
+    return True
+
+
+def _run_one(connection: Connection, entry: Write[object], *, alone: bool) -> None:
+    entry.result, entry.error = None, None
+    if alone:
+        entry.result = entry.verb(connection)
+        return
+    try:
+        with connection.begin_nested():
             entry.result = entry.verb(connection)
-            continue
-        try:
-            with connection.begin_nested():
-                entry.result = entry.verb(connection)
-        except OrchestratorError as error:
-            entry.error = error
+    except OrchestratorError as error:
+        entry.error = error

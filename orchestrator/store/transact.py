@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import anyio
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store import sqlite
 from orchestrator.store.engine import out_of_reach, reaching
+from orchestrator.store.threads import Threads
 
 T = TypeVar("T")
 
@@ -28,7 +29,16 @@ _NEVER_HEARD_OF = "22023"
 """The SQLSTATE for a number that this server has not given out yet."""
 
 
-async def transact(engine: AsyncEngine, verb: Callable[[Connection], T]) -> T:
+@dataclass(frozen=True, slots=True)
+class _Unanswered(Generic[T]):
+    """A transaction whose COMMIT went out and had no answer."""
+
+    result: T
+    number: str
+    error: DBAPIError
+
+
+async def transact(threads: Threads, engine: Engine, verb: Callable[[Connection], T]) -> T:
     """Run a verb in a transaction of its own, and return its result once it is durable.
 
     A COMMIT that a connection's end left without an answer is looked up under the transaction's
@@ -36,27 +46,32 @@ async def transact(engine: AsyncEngine, verb: Callable[[Connection], T]) -> T:
     process is gone. Raises what the verb raises, and StoreUnavailable: then nothing was written,
     or the text says that it is not known. The caller shields this from cancellation.
     """
+    done = await threads.run(_run, engine, verb)
+    if isinstance(done, _Unanswered):
+        if not await _was_committed(threads, engine, done.number):
+            raise StoreUnavailable("the database went away before the COMMIT") from done.error
+        return done.result
+    return done
+
+
+def _run(engine: Engine, verb: Callable[[Connection], T]) -> T | _Unanswered[T]:
     number: str | None = None
-    lost: DBAPIError | None = None
-    with reaching():
-        async with engine.connect() as connection:
-            await connection.execution_options(**{sqlite.WRITE: True})
-            async with connection.begin() as transaction:
-                result = await connection.run_sync(verb)
-                if engine.dialect.name == "postgresql":
-                    number = (await connection.execute(_NUMBER)).scalar_one()
-                try:
-                    await transaction.commit()
-                except DBAPIError as error:
-                    if number is None or not out_of_reach(error):
-                        raise
-                    lost = error
-    if number is not None and lost is not None and not await _was_committed(engine, number):
-        raise StoreUnavailable("the database went away before the COMMIT") from lost
+    with reaching(), engine.connect() as connection:
+        connection.execution_options(**{sqlite.WRITE: True})
+        with connection.begin() as transaction:
+            result = verb(connection)
+            if engine.dialect.name == "postgresql":
+                number = connection.execute(_NUMBER).scalar_one()
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if number is None or not out_of_reach(error):
+                    raise
+                return _Unanswered(result, number, error)
     return result
 
 
-async def _was_committed(engine: AsyncEngine, number: str) -> bool:
+async def _was_committed(threads: Threads, engine: Engine, number: str) -> bool:
     """Ask, until the database is back, whether a transaction was committed.
 
     Raises StoreUnavailable after `LOOK_UP_S`, and where the server has forgotten.
@@ -64,8 +79,8 @@ async def _was_committed(engine: AsyncEngine, number: str) -> bool:
     status: str | None = "in progress"  # the server's end of it may live longer than ours
     with anyio.move_on_after(LOOK_UP_S):
         while status == "in progress":
-            with suppress(StoreUnavailable), reaching():
-                status = await _status(engine, number)
+            with suppress(StoreUnavailable):
+                status = await threads.run(_status, engine, number)
             if status == "in progress":
                 await anyio.sleep(LOOK_EVERY_S)
     if status not in ("committed", "aborted"):
@@ -73,16 +88,14 @@ async def _was_committed(engine: AsyncEngine, number: str) -> bool:
     return status == "committed"
 
 
-async def _status(engine: AsyncEngine, number: str) -> str | None:
+def _status(engine: Engine, number: str) -> str | None:
     """What the server says of a transaction; None where it has forgotten."""
     found: str | None = None
-    with anyio.CancelScope(shield=True):
-        async with engine.connect() as connection, connection.begin():
-            try:
-                row = await connection.execute(_STATUS, {"number": number})
-                found = row.scalar_one()
-            except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) != _NEVER_HEARD_OF:
-                    raise
-                found = "aborted"  # a server that took over never received it
+    with reaching(), engine.begin() as connection:
+        try:
+            found = connection.execute(_STATUS, {"number": number}).scalar_one()
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _NEVER_HEARD_OF:
+                raise
+            found = "aborted"  # a server that took over never received it
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 from tenacity.stop import stop_base
@@ -15,7 +16,7 @@ from orchestrator.verdict import End
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
-from orchestrator.worker.waits import Backoff
+from orchestrator.worker.waits import Backoff, retried
 
 ASKS = 5
 ASKS_OVER_S = 20.0
@@ -69,20 +70,21 @@ class Collector:
             # A chat is found by the run that it points at; now that the run is over it never is.
             trouble = Trouble(TroubleKind.NOT_FOUND, "the run's chat is not known")
             return harvest(None, trouble, folded)
-        retrying = AsyncRetrying(
+        enough = _Enough(
+            end=end, folded=folded, now=self._tools.clock.boottime, api_patience_s=API_PATIENCE_S
+        )
+        asking = partial(self._ask, job.session_id, job.chat_id, folded)
+        ask = await retried(partial(self._retrying, enough), asking, over=lambda ask: ask.good)
+        return harvest(ask.chat, ask.trouble, folded)
+
+    def _retrying(self, enough: stop_base) -> AsyncRetrying:
+        return AsyncRetrying(
             retry=retry_if_result(lambda ask: not ask.good),
             wait=self._wait,
-            stop=_Enough(
-                end=end,
-                folded=folded,
-                now=self._tools.clock.boottime,
-                api_patience_s=API_PATIENCE_S,
-            ),
+            stop=enough,
             sleep=self._tools.clock.sleep,
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
-        ask: _Ask = await retrying(self._ask, job.session_id, job.chat_id, folded)
-        return harvest(ask.chat, ask.trouble, folded)
 
     async def _ask(self, session_id: str, chat_id: str, folded: Folded) -> _Ask:
         with self._tools.passing(Act.COLLECT):

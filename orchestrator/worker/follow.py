@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import assert_never
 
 import anyio
+from sqlalchemy import Connection
 
 from orchestrator import decide
 from orchestrator.errors import LeaseLost
@@ -14,8 +16,10 @@ from orchestrator.harvest import Folded, Harvest
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
 from orchestrator.states import ErrorKind, State
+from orchestrator.store.commit import Joint
 from orchestrator.store.verbs import attempt, outcomes
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.outcomes import Applied
 from orchestrator.verdict import End, after_end
 from orchestrator.worker.collect import Collector
 from orchestrator.worker.find_chat import find_chat
@@ -53,10 +57,7 @@ class Follower:
             leaving=self._leaving,
             streaming=lambda: self._stream.attached,
         )
-        self._stream.clocks = lambda: (
-            self._poller.progress.followed_s,
-            self._poller.progress.quiet_s,
-        )
+        self._stream.clocks = self._clocks
         self._stream_done = anyio.Event()
         self._scope = anyio.CancelScope()
 
@@ -125,10 +126,13 @@ class Follower:
                 if self._stream.attached:
                     with anyio.move_on_after(STREAM_GRACE_S):
                         await self._stream_done.wait()
-            finally:
-                acts.cancel_scope.cancel()
+            except BaseException:
+                # Given back: another goes on with these clocks. At a run's end they are settled.
                 with anyio.CancelScope(shield=True):
                     await self._poller.save()
+                raise
+            finally:
+                acts.cancel_scope.cancel()
         return end
 
     async def _follow_stream(self) -> None:
@@ -168,21 +172,21 @@ class Follower:
             case _:
                 assert_never(ending)
 
+    def _clocks(self) -> dict[str, float]:
+        """The run's clocks, as columns."""
+        progress = self._poller.progress
+        return {"followed_s": progress.followed_s, "quiet_s": progress.quiet_s}
+
     # --- the end --------------------------------------------------------------------------
 
     async def _settle(self, end: End, harvest: Harvest) -> Job:
         tools = self._tools
         outcome = after_end(end, harvest.collected, tools.policy.accept_finish)
+        outcome = replace(outcome, columns={**outcome.columns, **self._clocks()})
         again = decide.may_retry(self.job, outcome)
         backoff = Backoff(first=10.0, most=600.0, rand=tools.rand)
-        verb = partial(
-            outcomes.settle,
-            grip=Grip.of(self.job),
-            outcome=outcome,
-            kept=harvest.kept,
-            retry_after_s=backoff.seconds(self.job.attempt) if again else None,
-            difference=harvest.difference,
-            by=tools.who.worker_id,
+        verb = self._settling(
+            outcome, harvest, backoff.seconds(self.job.attempt) if again else None
         )
         try:
             settled = await tools.commit(Act.SETTLE, verb, job_id=self.job.id)
@@ -204,6 +208,23 @@ class Follower:
             cost_usd=settled.cost_usd,
         )
         return settled
+
+    def _settling(
+        self, outcome: Outcome, harvest: Harvest, retry_after_s: float | None
+    ) -> Callable[[Connection], Job]:
+        by = self._tools.who.worker_id
+        if retry_after_s is None and harvest.difference is None:
+            kept = Applied(job=self.job, outcome=outcome, by=by, kept=harvest.kept)
+            return Joint(outcomes.apply_each, kept)
+        return partial(
+            outcomes.settle,
+            grip=Grip.of(self.job),
+            outcome=outcome,
+            kept=harvest.kept,
+            retry_after_s=retry_after_s,
+            difference=harvest.difference,
+            by=by,
+        )
 
 
 def _unwritable(error: Exception, outcome: Outcome) -> Outcome:

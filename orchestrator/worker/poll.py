@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_never
 from orchestrator.errors import StoreUnavailable
 from orchestrator.job import Job
 from orchestrator.recoup.answers import RunState, SessionChat, Trouble, TroubleKind
+from orchestrator.store.commit import Joint
 from orchestrator.store.verbs import attempt
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.verdict import End
@@ -24,7 +25,7 @@ from orchestrator.worker.points import Act
 from orchestrator.worker.progress import Act as Step
 from orchestrator.worker.progress import Limits, Observation, Seen, Sign, resumed, step
 from orchestrator.worker.tools import Tools
-from orchestrator.worker.waits import Growing
+from orchestrator.worker.waits import Growing, retried
 
 SAVE_EVERY_S = 60.0
 """How often the clocks are saved where no checkpoint saves them."""
@@ -98,13 +99,16 @@ class Poller:
         Bounded by the clocks: `run_timeout` and `stall_timeout` stop a run that goes on, and a run
         that the server does not know is lost after half an hour.
         """
-        retrying = AsyncRetrying(
+        end = await retried(self._retrying, self._look, over=lambda found: isinstance(found, End))
+        return cast("End", end)
+
+    def _retrying(self) -> AsyncRetrying:
+        return AsyncRetrying(
             retry=retry_if_result(lambda result: isinstance(result, _Unsettled)),
             wait=Growing(age=self._age, bounds=self._bounds, rand=self._tools.rand),
             stop=stop_never,
             sleep=self._sleep,
         )
-        return cast(End, await retrying(self._look))
 
     def _age(self) -> float:
         return self._tools.clock.boottime() - self._began
@@ -158,13 +162,13 @@ class Poller:
     async def save(self) -> None:
         """Save the clocks and the last status. Raises LeaseLost."""
         status = self.progress.status
-        verb = partial(
-            attempt.progress,
-            grip=Grip.of(self.job),
+        seen = attempt.Seen(
+            job=self.job,
             run_status=status.value if status else None,
             followed_s=self.progress.followed_s,
             quiet_s=self.progress.quiet_s,
         )
+        verb = Joint(attempt.progress_each, seen)
         try:
             await self._tools.write(Act.PROGRESS, verb, job_id=self.job.id)
         except StoreUnavailable as error:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+from sqlalchemy import Connection
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from orchestrator.errors import StoreUnavailable
@@ -22,12 +23,12 @@ from orchestrator.recoup import BadEvent, EventParser, MessageFold
 from orchestrator.recoup.answers import NoStream, Trouble, TroubleKind
 from orchestrator.recoup.resume import ResponseReader
 from orchestrator.recoup.stream import OpenStream
+from orchestrator.store.commit import Joint
 from orchestrator.store.verbs import attempt
-from orchestrator.store.verbs.attempt import Segment
-from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.attempt import Place, Segment
 from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
-from orchestrator.worker.waits import Backoff
+from orchestrator.worker.waits import Backoff, retried
 
 AGAIN_S = 0.05
 """The wait before a response that moved is continued: a server that cuts must not make us spin."""
@@ -96,8 +97,8 @@ class StreamFollower:
         """True while a response is open: leaving now may cancel the run."""
         self.draining = False
         """Set from outside: no response is opened any more."""
-        self.clocks: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0)
-        """Gives `followed_s` and `quiet_s`, to save with each checkpoint."""
+        self.clocks: Callable[[], dict[str, float]] = lambda: {"followed_s": 0.0, "quiet_s": 0.0}
+        """Gives the run's clocks, to save with each checkpoint."""
         self._leaving = False
         self._held: tuple[Any, ...] = ()
         self._unsaved: list[Any] = []
@@ -123,22 +124,26 @@ class StreamFollower:
         LeaseLost if the job is not ours any more. The caller's poll bounds it: a run that is over
         ends it.
         """
-        retrying = AsyncRetrying(
+        async with anyio.create_task_group() as saving:
+            saving.start_soon(self._save_regularly)
+            try:
+                await retried(
+                    self._retrying, self._respond, over=lambda response: response.ending in _LAST
+                )
+            finally:
+                saving.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await self.save()
+                    await self._give_place_back()
+
+    def _retrying(self) -> AsyncRetrying:
+        return AsyncRetrying(
             retry=retry_if_result(lambda response: response.ending not in _LAST),
             wait=self._wait,
             stop=lambda _state: self.draining,
             sleep=self._tools.clock.sleep,
             retry_error_callback=lambda _state: None,
         )
-        async with anyio.create_task_group() as saving:
-            saving.start_soon(self._save_regularly)
-            try:
-                await retrying(self._respond)
-            finally:
-                saving.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await self.save()
-                    await self._give_place_back()
 
     def finish(self) -> None:
         """Fold what was held back: the run is over, and nothing more can be had.
@@ -251,19 +256,27 @@ class StreamFollower:
 
     async def _take_place(self) -> Ending | None:
         """Take a place for the stream; return what stands against it, or None."""
-        tools = self._tools
-        at_most: int | None = None
-        if tools.settings.follow.mode == "auto":
-            leaving = await tools.store.read(attempt.leaving, api_origin=tools.who.api_origin)
-            if leaving == "unsafe":
+        verb: Callable[[Connection], Place]
+        if self._tools.settings.follow.mode == "auto":
+            verb = partial(
+                attempt.open_if_safe,
+                job=self.job,
+                api_origin=self._tools.who.api_origin,
+                trials=self._tools.settings.follow.trial_streams,
+            )
+        else:
+            verb = Joint(attempt.open_each, self.job)
+        match await self._tools.write(Act.OPEN_STREAM, verb, job_id=self.job.id):
+            case Place.FORBIDDEN:
                 return Ending.FORBIDDEN
-            at_most = None if leaving == "safe" else tools.settings.follow.trial_streams
-        verb = partial(attempt.open_stream, grip=Grip.of(self.job), at_most=at_most)
-        taken = await tools.write(Act.OPEN_STREAM, verb, job_id=self.job.id)
-        return None if taken else Ending.NO_PLACE
+            case Place.FULL:
+                return Ending.NO_PLACE
+            case Place.TAKEN:
+                return None
 
     async def _give_place_back(self) -> None:
-        verb = partial(attempt.close_stream, grip=Grip.of(self.job), left=self._leaving)
+        closing = attempt.Closing(job=self.job, left=self._leaving)
+        verb = Joint(attempt.close_each, closing)
         try:
             await self._tools.write(Act.CLOSE_STREAM, verb, job_id=self.job.id)
         except StoreUnavailable as error:
@@ -283,15 +296,9 @@ class StreamFollower:
         if not self._unsaved:
             return
         chunks, self._unsaved = self._unsaved, []
-        followed_s, quiet_s = self.clocks()
-        first = self.count - len(chunks)
-        verb = partial(
-            attempt.checkpoint,
-            grip=Grip.of(self.job),
-            segment=Segment(first, chunks),
-            followed_s=followed_s,
-            quiet_s=quiet_s,
-        )
+        segment = Segment(self.count - len(chunks), chunks)
+        saving = attempt.Saving(job=self.job, segment=segment, **self.clocks())
+        verb = Joint(attempt.checkpoint_each, saving)
         try:
             await self._tools.write(Act.CHECKPOINT, verb, job_id=self.job.id)
         except StoreUnavailable as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import anyio
+from sqlalchemy import Connection
 
 from orchestrator import decide
 from orchestrator.errors import InvalidJob, LeaseLost, StoreUnavailable
@@ -13,9 +15,12 @@ from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome, Signal
 from orchestrator.recoup.answers import Answered, Generated, NotSent, Submission
 from orchestrator.request import request_body
-from orchestrator.states import Endpoint
+from orchestrator.states import Endpoint, State
+from orchestrator.store.commit import Joint
 from orchestrator.store.verbs import attempt, outcomes
+from orchestrator.store.verbs.attempt import Marking
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.outcomes import Applied
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.points import Act
@@ -105,15 +110,10 @@ class Submitter:
         self, job: Job, outcome: Outcome, kept: list[Message] | None = None
     ) -> Job | None:
         tools = self._tools
-        backoff_s = tools.submit_wait.seconds(job.deferrals + 1, outcome.retry_after)
-        if kept is None:
-            verb = partial(outcomes.apply, outcome=outcome, backoff_s=backoff_s)
-        else:
-            verb = partial(outcomes.settle, outcome=outcome, kept=kept)
         by = tools.who.worker_id
         try:
             return await tools.commit(
-                Act.ANSWER, partial(verb, grip=Grip.of(job), by=by), job_id=job.id, urgent=True
+                Act.ANSWER, self._applying(job, outcome, kept), job_id=job.id, urgent=True
             )
         except LeaseLost:
             tools.log.warning("lease.lost", job_id=job.id, attempt=job.attempt, while_="submitting")
@@ -131,6 +131,18 @@ class Submitter:
             ),
             job_id=job.id,
             urgent=True,
+        )
+
+    def _applying(
+        self, job: Job, outcome: Outcome, kept: list[Message] | None
+    ) -> Callable[[Connection], Job]:
+        by = self._tools.who.worker_id
+        if outcome.state is State.RUNNING or outcome.state.settled:
+            applied = Applied(job=job, outcome=outcome, by=by, kept=kept)
+            return Joint(outcomes.apply_each, applied)
+        backoff_s = self._tools.submit_wait.seconds(job.deferrals + 1, outcome.retry_after)
+        return partial(
+            outcomes.apply, grip=Grip.of(job), outcome=outcome, backoff_s=backoff_s, by=by
         )
 
     async def _put_back(self, job: Job, why: str) -> Job | None:
@@ -168,9 +180,8 @@ class _Sending:
         """
         tools = self._tools
         began = tools.clock.boottime()
-        verb = partial(
-            attempt.mark, grip=Grip.of(self.job), body=self._body, by=tools.who.worker_id
-        )
+        marking = Marking(job=self.job, body=self._body, by=tools.who.worker_id)
+        verb = Joint(attempt.mark_each, marking)
         try:
             self.job = await tools.write(Act.MARK, verb, job_id=self.job.id, urgent=True)
         except LeaseLost as error:

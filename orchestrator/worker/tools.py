@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -79,12 +80,26 @@ class Tools:
         Raises what the verb raises, LeaseLost above all. Each wait is at most 5 seconds, and a
         cancelled caller is let go between two tries unless it is shielded.
         """
-        retrying = self._while_the_database_is_away(job_id)
-        return await retrying(self.write, act, verb, job_id=job_id, urgent=urgent)
+        write = partial(self.write, act, verb, job_id=job_id, urgent=urgent)
+        return await self._until_it_is_there(write, job_id)
 
     async def read(self, verb: Callable[[Connection], T], *, job_id: int) -> T:
         """Read, and try again for as long as the database is away; cancellable in between."""
-        return await self._while_the_database_is_away(job_id)(self.store.read, verb)
+        return await self._until_it_is_there(partial(self.store.read, verb), job_id)
+
+    async def _until_it_is_there(self, call: Callable[[], Awaitable[T]], job_id: int) -> T:
+        """Call, and where the database is away, again and again; the first failure counts."""
+        try:
+            return await call()
+        except StoreUnavailable as error:
+            failures = [error]
+
+        async def again() -> T:
+            if failures:
+                raise failures.pop()
+            return await call()
+
+        return await self._while_the_database_is_away(job_id)(again)
 
     def _while_the_database_is_away(self, job_id: int) -> AsyncRetrying:
         def say(retry_state: RetryCallState) -> None:

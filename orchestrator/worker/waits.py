@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
 
-from tenacity import RetryCallState
+from tenacity import AsyncRetrying, RetryCallState
 from tenacity.wait import wait_base
+
+T = TypeVar("T")
 
 LONGEST_RETRY_AFTER_S = 3600.0
 """A server's wish to be left alone is honoured up to an hour: every wait is bounded."""
@@ -63,6 +65,28 @@ class Growing(wait_base):
         wait = min(max(self._age() / 10, least), most) * (0.75 + 0.5 * self._rand())
         asked = retry_after_of(retry_state)
         return wait if asked is None else max(wait, min(asked, LONGEST_RETRY_AFTER_S))
+
+
+async def retried(
+    retrying: Callable[[], AsyncRetrying],
+    act: Callable[[], Awaitable[T]],
+    *,
+    over: Callable[[T], bool],
+) -> T:
+    """Act, and go on as tenacity says while the result is not `over`.
+
+    Most acts are over at once, and to set a retry up costs more than they do. What the first one
+    gave counts as the first attempt of `retrying`.
+    """
+    first = await act()
+    if over(first):
+        return first
+    results = [first]
+
+    async def again() -> T:
+        return results.pop() if results else await act()
+
+    return cast("T", await retrying()(again))
 
 
 def retry_after_of(retry_state: RetryCallState) -> float | None:

@@ -26,7 +26,7 @@ from orchestrator import (
 )
 from orchestrator.job import Message
 from orchestrator.store.engine import parse_url, sync_engine
-from orchestrator.store.verbs import attempt, outcomes, people
+from orchestrator.store.verbs import outcomes, people
 from orchestrator.store.verbs.attempt import Segment
 from orchestrator.store.verbs.guarded import Grip
 
@@ -240,7 +240,7 @@ async def test_a_watch_shows_each_state_and_the_growing_text(orc: Orchestrator, 
 
     def save(first: int, last: int) -> None:
         segment = Segment(first, CHUNKS[first:last])
-        desk.write(attempt.checkpoint, Grip.of(job), segment, followed_s=0.0, quiet_s=0.0)
+        desk.checkpoint(job, segment)
 
     with anyio.fail_after(BOUND_S):
         async for update in orc.handle(job.id).watch():

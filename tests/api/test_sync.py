@@ -31,7 +31,7 @@ from orchestrator.recoup.answers import Accepted, RunState
 from orchestrator.recoup.client import RecoupClient
 from orchestrator.remote import client_for
 from orchestrator.store.engine import parse_url, sync_engine
-from orchestrator.store.verbs import attempt, outcomes, people
+from orchestrator.store.verbs import outcomes, people
 from orchestrator.store.verbs.attempt import Segment
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.testing import DevServer
@@ -185,7 +185,7 @@ def test_a_watch_shows_the_growing_text(orc: sync.Orchestrator, desk: Desk) -> N
         seen.append((update.job.state, update.text))
         if update.text == "":
             segment = Segment(0, chunks)
-            desk.write(attempt.checkpoint, Grip.of(job), segment, followed_s=0.0, quiet_s=0.0)
+            desk.checkpoint(job, segment)
         elif update.text == "Hello":
             desk.apply(job, DONE)
     assert seen == [

@@ -13,7 +13,7 @@ from sqlalchemy import inspect, text
 
 from orchestrator.config import load_settings
 from orchestrator.errors import OrchestratorError
-from orchestrator.store.engine import async_engine, parse_url, sync_engine
+from orchestrator.store.engine import parse_url, pooled_engine, sync_engine
 from orchestrator.testing import DevServer, Fault, Kind, Pace, Timing
 
 from .night import Night
@@ -144,7 +144,7 @@ def test_settings_and_engines_show_no_password(name: str) -> None:
     environ = {"ORCHESTRATOR_DATABASE__URL": "postgresql://me@host/name"}
     settings = load_settings(environ={**environ, f"ORCHESTRATOR_{name}": secret})
     url = parse_url(secret)
-    for shown in (settings, settings.database, url, async_engine(url), sync_engine(url)):
+    for shown in (settings, settings.database, url, pooled_engine(url), sync_engine(url)):
         assert_clean(type(shown).__name__, f"{shown!r} {shown}")
 
 

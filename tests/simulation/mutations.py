@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, bindparam
 
 from orchestrator import decide
 from orchestrator.decide import Policy
@@ -17,7 +17,7 @@ from orchestrator.recoup.resume import ResponseReader
 from orchestrator.states import State
 from orchestrator.store.commit import GroupCommit
 from orchestrator.store.schema import jobs
-from orchestrator.store.verbs import attempt, guarded
+from orchestrator.store.verbs import attempt, guarded, jointly
 from orchestrator.worker import progress, rescue, stream, submit
 from orchestrator.worker.lease import Heartbeat
 
@@ -44,6 +44,13 @@ def _guard_without_lease(patch: pytest.MonkeyPatch) -> None:
         return jobs.c.id.in_([grip.job_id for grip in grips])
 
     patch.setattr(guarded, "_one_of", one_of)
+    patch.setattr(jointly, "own", _any_lease)
+    patch.setattr(jointly, "_update", jointly._update.__wrapped__)  # none that was made before
+
+
+def _any_lease() -> ColumnElement[bool]:
+    lease = bindparam("its_lease", type_=jobs.c.lease.type)
+    return (jobs.c.id == bindparam("its_id", type_=jobs.c.id.type)) & (lease == lease)
 
 
 def _late_answer_dropped(patch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from orchestrator.states import ErrorKind, OnInDoubt, State
 from orchestrator.store import sqlite
 from orchestrator.store.schema import jobs
 from orchestrator.store.verbs import attempt, claim, crew, look, outcomes, people
+from orchestrator.store.verbs.attempt import Closing, Marking, Place, Saving, Segment
 from orchestrator.store.verbs.claim import Claimant
 from orchestrator.store.verbs.crew import Identity
 from orchestrator.store.verbs.enqueue import OnConflict, enqueue_many
@@ -131,7 +132,25 @@ class Desk:
         return self.write(claim.claim, who(worker, **options), limit)
 
     def mark(self, job: Job) -> Job:
-        return self.write(attempt.mark, Grip.of(job), {"prompt": job.prompt}, job.worker_id or "?")
+        marking = Marking(job=job, body={"prompt": job.prompt}, by=job.worker_id or "?")
+        return self.write(attempt.mark_each, [marking])[0]
+
+    def checkpoint(
+        self, job: Job, segment: Segment, *, followed_s: float = 0.0, quiet_s: float = 0.0
+    ) -> Job:
+        saving = Saving(job=job, segment=segment, followed_s=followed_s, quiet_s=quiet_s)
+        return self.write(attempt.checkpoint_each, [saving])[0]
+
+    def open_stream(self, job: Job) -> Place:
+        return self.write(attempt.open_each, [job])[0]
+
+    def try_stream(self, job: Job, *, trials: int) -> bool:
+        """Whether a stream of the job may be opened while leaving one is on trial."""
+        place = self.write(attempt.open_if_safe, job, api_origin=ORIGIN, trials=trials)
+        return place is Place.TAKEN
+
+    def close_stream(self, job: Job, *, left: bool = False) -> Job:
+        return self.write(attempt.close_each, [Closing(job=job, left=left)])[0]
 
     def apply(self, job: Job, outcome: Outcome, **options: Any) -> Job:
         return self.write(outcomes.apply, Grip.of(job), outcome, **options)

@@ -215,7 +215,7 @@ def test_settling_again_keeps_one_version(desk: Desk) -> None:
 def test_settling_drops_the_checkpoints_of_the_attempt(desk: Desk) -> None:
     job, other = desk.running(), desk.running()
     for one in (job, other):
-        desk.write(attempt.checkpoint, Grip.of(one), Segment(0, ["a"]), followed_s=1.0, quiet_s=0.0)
+        desk.checkpoint(one, Segment(0, ["a"]), followed_s=1.0, quiet_s=0.0)
     settle(desk, job)
     assert desk.read(attempt.segments, job.id, 1) == []
     assert desk.read(attempt.segments, other.id, 1) == [Segment(0, ["a"])]

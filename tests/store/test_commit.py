@@ -54,7 +54,7 @@ class Begun:
 
     def __init__(self, store: Store) -> None:
         self.writing = 0
-        event.listen(store._engine.sync_engine, "begin", self._on_begin)
+        event.listen(store._engine, "begin", self._on_begin)
 
     def _on_begin(self, connection: Connection) -> None:
         self.writing += bool(connection.get_execution_options().get(sqlite.WRITE))
@@ -238,9 +238,9 @@ async def test_a_locked_file_is_out_of_reach(sqlite_url: str, sqlite_desk: Desk)
 
     writing = sqlite_desk.engine.connect().execution_options(**{sqlite.WRITE: True})
     async with Store.open(parse_url(sqlite_url)) as store:
-        event.listen(store._engine.sync_engine, "connect", impatient)
+        event.listen(store._engine, "connect", impatient)
         with writing as other, other.begin():
-            await store._engine.dispose()
+            store._engine.dispose()
             with pytest.raises(StoreUnavailable, match="database is locked"):
                 await store.write(partial(insert, prompt="a"))
         assert await store.write(partial(insert, prompt="b")) == 1

@@ -131,7 +131,7 @@ def test_settled_and_queued_jobs_are_nobodys(desk: Desk) -> None:
 def test_a_stream_that_was_open_counts_as_lost(desk: Desk) -> None:
     desk.start("w1")
     job = desk.running()
-    desk.write(attempt.open_stream, Grip.of(job), at_most=None)
+    desk.open_stream(job)
     (adopted,), _ = rescue(desk, "w1")
     assert adopted.stream_opened_at is None
     assert adopted.stream_left_at is not None
@@ -186,7 +186,7 @@ def test_cancellations_are_told_to_the_holder(desk: Desk) -> None:
 def test_a_job_at_which_we_failed_is_settled(desk: Desk) -> None:
     job = desk.running()
     segment = Segment(0, ["a"])
-    desk.write(attempt.checkpoint, Grip.of(job), segment, followed_s=0.0, quiet_s=0.0)
+    desk.checkpoint(job, segment)
     fault = internal(RuntimeError("boom"))
     with pytest.raises(LeaseLost):
         desk.write(

@@ -13,8 +13,9 @@ import pytest
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job, Message
 from orchestrator.store.verbs import attempt, outcomes
-from orchestrator.store.verbs.attempt import Segment
+from orchestrator.store.verbs.attempt import Seen, Segment
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.outcomes import Applied
 
 from .desk import DONE, DOUBT, FAILED, Desk, accepted
 
@@ -27,12 +28,14 @@ REPORTS: dict[str, Report] = {
         outcomes.settle, grip=Grip.of(job), outcome=DONE, kept=KEPT, retry_after_s=None
     ),
     "failure": lambda desk, job: desk.apply(job, FAILED),
+    "end": lambda desk, job: desk.write(
+        outcomes.apply_each, [Applied(job=job, outcome=DONE, by="a", kept=KEPT)]
+    ),
     "progress": lambda desk, job: desk.write(
-        attempt.progress, grip=Grip.of(job), run_status="running", followed_s=1.0, quiet_s=0.0
+        attempt.progress_each, [Seen(job=job, run_status="running", followed_s=1.0, quiet_s=0.0)]
     ),
-    "chunks": lambda desk, job: desk.write(
-        attempt.checkpoint, Grip.of(job), Segment(0, [{}]), followed_s=1.0, quiet_s=0.0
-    ),
+    "chunks": lambda desk, job: desk.checkpoint(job, Segment(0, [{}])),
+    "stream": lambda desk, job: desk.open_stream(job),
     "stop": lambda desk, job: desk.write(
         attempt.begin_stop, Grip.of(job), why="stalled", followed_s=1.0, quiet_s=1.0, by="a"
     ),

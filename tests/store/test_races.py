@@ -18,6 +18,7 @@ from orchestrator.outcome import Outcome
 from orchestrator.states import State
 from orchestrator.store import sqlite
 from orchestrator.store.verbs import attempt, crew, outcomes, people
+from orchestrator.store.verbs.attempt import Marking
 from orchestrator.store.verbs.claim import claim
 from orchestrator.store.verbs.enqueue import OnConflict
 from orchestrator.store.verbs.guarded import Grip
@@ -79,7 +80,7 @@ def test_a_rescue_that_meets_the_mark_of_the_one_it_buries_knows_of_it(desk: Des
         with desk.engine.connect() as connection:
             connection = connection.execution_options(**{sqlite.WRITE: True})
             with connection.begin():
-                attempt.mark(connection, Grip.of(job), {}, "w1")
+                attempt.mark_each(connection, [Marking(job=job, body={}, by="w1")])
                 first = pool.submit(rescue)
                 if desk.engine.dialect.name == "postgresql":
                     assert first.result(timeout=30) == [], "it leaves alone what others write"
@@ -90,7 +91,7 @@ def test_a_rescue_that_meets_the_mark_of_the_one_it_buries_knows_of_it(desk: Des
 
 def test_a_worker_that_mends_its_own_job_while_it_is_sent_knows_of_it(desk: Desk) -> None:
     job = desk.submitting()
-    mark = partial(attempt.mark, grip=Grip.of(job), body={}, by="w1")
+    mark = partial(attempt.mark_each, markings=[Marking(job=job, body={}, by="w1")])
 
     def decide(found: Job) -> Outcome:
         outcome = after_death(found, HOLD)

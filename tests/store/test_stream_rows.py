@@ -5,16 +5,14 @@ import pytest
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
 from orchestrator.store.verbs import attempt, crew, guarded
-from orchestrator.store.verbs.attempt import SAFE_AFTER_BREAKS, Segment
+from orchestrator.store.verbs.attempt import SAFE_AFTER_BREAKS, Place, Segment
 from orchestrator.store.verbs.guarded import Grip
 
 from .desk import DONE, ORIGIN, Desk
 
 
 def checkpoint(desk: Desk, job: Job, first: int, *chunks: object) -> None:
-    desk.write(
-        attempt.checkpoint, Grip.of(job), Segment(first, chunks), followed_s=3.0, quiet_s=1.0
-    )
+    desk.checkpoint(job, Segment(first, chunks), followed_s=3.0, quiet_s=1.0)
 
 
 # --- checkpoints ------------------------------------------------------------------------------
@@ -69,7 +67,7 @@ def test_a_checkpoint_leaves_other_attempts_and_jobs_alone(desk: Desk) -> None:
     checkpoint(desk, other, 0, "other")
     checkpoint(desk, job, 0, "first attempt")
     desk.sql("UPDATE jobs SET attempt = 2 WHERE id = :id", id=job.id)
-    checkpoint(desk, job, 0, "second attempt")
+    checkpoint(desk, desk.get(job.id), 0, "second attempt")
     assert desk.read(attempt.segments, job.id, 1) == [Segment(0, ["first attempt"])]
     assert desk.read(attempt.segments, job.id, 2) == [Segment(0, ["second attempt"])]
     assert desk.read(attempt.segments, other.id, 1) == [Segment(0, ["other"])]
@@ -80,28 +78,28 @@ def test_a_checkpoint_leaves_other_attempts_and_jobs_alone(desk: Desk) -> None:
 
 def test_places_are_counted_in_the_whole_database(desk: Desk) -> None:
     one, two = desk.running(), desk.running()
-    assert desk.write(attempt.open_stream, Grip.of(one), at_most=1)
-    assert desk.write(attempt.open_stream, Grip.of(one), at_most=1), "its own place does not count"
-    assert not desk.write(attempt.open_stream, Grip.of(two), at_most=1)
+    assert desk.try_stream(one, trials=1)
+    assert desk.try_stream(one, trials=1), "its own place does not count"
+    assert not desk.try_stream(two, trials=1)
     assert desk.get(two.id).stream_opened_at is None
-    assert desk.write(attempt.open_stream, Grip.of(two), at_most=None)
-    desk.write(attempt.close_stream, Grip.of(one), left=False)
+    assert desk.open_stream(two) is Place.TAKEN
+    desk.close_stream(one, left=False)
     assert desk.get(one.id).stream_left_at is None
-    assert not desk.write(attempt.open_stream, Grip.of(one), at_most=1)
+    assert not desk.try_stream(one, trials=1)
 
 
 def test_a_place_is_free_again_when_its_job_settles(desk: Desk) -> None:
     one, two = desk.running(), desk.running()
-    desk.write(attempt.open_stream, Grip.of(one), at_most=1)
+    desk.try_stream(one, trials=1)
     desk.apply(one, DONE)
-    assert desk.write(attempt.open_stream, Grip.of(two), at_most=1)
+    assert desk.try_stream(two, trials=1)
 
 
 def test_a_lost_lease_opens_no_stream(desk: Desk) -> None:
     job = desk.running()
     desk.write(guarded.write, Grip.of(job), {}, seize=True)
     with pytest.raises(LeaseLost):
-        desk.write(attempt.open_stream, Grip.of(job), at_most=None)
+        desk.open_stream(job)
 
 
 # --- leaving ----------------------------------------------------------------------------------
@@ -109,8 +107,8 @@ def test_a_lost_lease_opens_no_stream(desk: Desk) -> None:
 
 def leave(desk: Desk, *, survived: bool) -> str:
     job = desk.running()
-    desk.write(attempt.open_stream, Grip.of(job), at_most=None)
-    desk.write(attempt.close_stream, Grip.of(job), left=True)
+    desk.open_stream(job)
+    desk.close_stream(job, left=True)
     assert desk.get(job.id).stream_left_at is not None
     desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=survived, by="w1")
     assert desk.get(job.id).stream_left_at is None

@@ -109,7 +109,7 @@ async def _away(*_args: object, **_options: object) -> None:
 async def test_a_checkpoint_whose_commit_is_unknown_is_saved_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    lose_answers(bench, monkeypatch, attempt.checkpoint, times)
+    lose_answers(bench, monkeypatch, attempt.checkpoint_each, times)
     bench.server.faults.add("missing-step")  # the fold is what is compared
     (job_id,) = await bench.enqueue('[steps=5 tools=2 tool_time=0.4 text="Done."]')
     async with bench.working(bench.settings(**STREAM)):
@@ -136,7 +136,7 @@ def lose_answers(
 
     async def flaky(given: Any, *args: Any, **options: Any) -> Any:
         result = await write(given, *args, **options)
-        if getattr(given, "func", None) is verb and left[0] > 0:
+        if getattr(given, "verb", None) is verb and left[0] > 0:
             left[0] -= 1
             raise StoreUnavailable("the answer to COMMIT was lost")
         return result

@@ -4,39 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import State
 from orchestrator.store.schema import gates, jobs, stream_checkpoints
-from orchestrator.store.types import db_now
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.guarded import Grip, append, held, write
+from orchestrator.store.verbs.jointly import Change, clock, write_each
 
 
-def mark(connection: Connection, grip: Grip, body: Mapping[str, Any], by: str) -> Job:
-    """Write down that the request begins to go out: `sent_at`, the attempt's number, the body.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marking:
+    """A request that is about to go out: the job, the request's body, and the worker's id."""
 
-    Raises LeaseLost if the job is not ours any more or its cancellation was asked for; then
-    nothing may be sent. If we crash after this commits, the job is in doubt.
+    job: Job
+    body: Mapping[str, Any]
+    by: str
+
+
+_NOTHING_SENT = jobs.c.sent_at.is_(None) & jobs.c.cancel_requested_at.is_(None)
+
+
+def mark_each(connection: Connection, markings: Sequence[Marking]) -> list[Job]:
+    """Write down that requests begin to go out: `sent_at`, the attempt's number, the body.
+
+    Raises LeaseLost if a job is not ours any more or its cancellation was asked for; then nothing
+    may be sent. If we crash after this commits, the job is in doubt.
     """
-    return write(
-        connection,
-        grip,
-        {
-            "sent_at": db_now(),
-            "attempt": jobs.c.attempt + 1,
-            "request": dict(body),
-            "error": None,
-            "http_status": None,
-        },
-        event="submit.marked",
-        only_if=jobs.c.sent_at.is_(None) & jobs.c.cancel_requested_at.is_(None),
-        by=by,
-    )
+    now = clock(connection)
+    changes = [
+        Change(
+            job=marking.job,
+            values={
+                "sent_at": now,
+                "attempt": marking.job.attempt + 1,
+                "request": dict(marking.body),
+                "error": None,
+                "http_status": None,
+            },
+            event="submit.marked",
+            by=marking.by,
+        )
+        for marking in markings
+    ]
+    return write_each(connection, changes, now=now, only_if=_NOTHING_SENT)
 
 
 def put_back(connection: Connection, grip: Grip, *, why: str, backoff_s: float, by: str) -> Job:
@@ -102,14 +118,25 @@ def learn_chat(
     )
 
 
-def progress(
-    connection: Connection, grip: Grip, *, run_status: str | None, followed_s: float, quiet_s: float
-) -> Job:
-    """Save the run's last status and how far its clocks have run, in seconds."""
-    values: dict[str, Any] = {"followed_s": followed_s, "quiet_s": quiet_s}
-    if run_status is not None:
-        values["run_status"] = run_status
-    return write(connection, grip, values)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """How far a run's clocks have run, in seconds, and its last status, if it has said one."""
+
+    job: Job
+    run_status: str | None
+    followed_s: float
+    quiet_s: float
+
+
+def progress_each(connection: Connection, seen: Sequence[Seen]) -> list[Job]:
+    """Save the last status and the clocks of runs. Raises LeaseLost."""
+    changes = []
+    for one in seen:
+        values: dict[str, Any] = {"followed_s": one.followed_s, "quiet_s": one.quiet_s}
+        if one.run_status is not None:
+            values["run_status"] = one.run_status
+        changes.append(Change(job=one.job, values=values))
+    return write_each(connection, changes, now=clock(connection))
 
 
 def begin_stop(
@@ -146,32 +173,52 @@ class Segment:
     chunks: Sequence[Any]
 
 
-def checkpoint(
-    connection: Connection, grip: Grip, segment: Segment, *, followed_s: float, quiet_s: float
-) -> Job:
-    """Append chunks to the job's checkpoint; the guard comes first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saving:
+    """Chunks of a run that are to be saved, with its clocks in seconds."""
+
+    job: Job
+    segment: Segment
+    followed_s: float
+    quiet_s: float
+
+
+def checkpoint_each(connection: Connection, savings: Sequence[Saving]) -> list[Job]:
+    """Append chunks to the jobs' checkpoints; the guard comes first. Raises LeaseLost.
 
     If we crash after this commits, a successor resumes behind these chunks.
     """
-    job = write(connection, grip, {"followed_s": followed_s, "quiet_s": quiet_s})
+    clocks = [
+        Change(
+            job=saving.job,
+            values={"followed_s": saving.followed_s, "quiet_s": saving.quiet_s},
+        )
+        for saving in savings
+    ]
+    done = write_each(connection, clocks, now=clock(connection))
+    rows = [
+        {
+            "job_id": saving.job.id,
+            "attempt": saving.job.attempt,
+            "first_index": saving.segment.first_index,
+            "count": len(saving.segment.chunks),
+            "chunks": list(saving.segment.chunks),
+        }
+        for saving in savings
+    ]
     # A commit whose answer was lost may have saved these chunks already.
-    connection.execute(
-        delete(stream_checkpoints).where(
-            stream_checkpoints.c.job_id == job.id,
-            stream_checkpoints.c.attempt == job.attempt,
-            stream_checkpoints.c.first_index >= segment.first_index,
-        )
-    )
-    connection.execute(
-        insert(stream_checkpoints).values(
-            job_id=job.id,
-            attempt=job.attempt,
-            first_index=segment.first_index,
-            count=len(segment.chunks),
-            chunks=list(segment.chunks),
-        )
-    )
-    return job
+    connection.execute(_FROM_INDEX, [{f"its_{name}": row[name] for name in _PLACE} for row in rows])
+    connection.execute(_APPEND, rows)
+    return done
+
+
+_PLACE = ("job_id", "attempt", "first_index")
+_FROM_INDEX = delete(stream_checkpoints).where(
+    stream_checkpoints.c.job_id == bindparam("its_job_id"),
+    stream_checkpoints.c.attempt == bindparam("its_attempt"),
+    stream_checkpoints.c.first_index >= bindparam("its_first_index"),
+)
+_APPEND = insert(stream_checkpoints)
 
 
 def segments(
@@ -197,30 +244,66 @@ def segments(
     return whole
 
 
-def open_stream(connection: Connection, grip: Grip, *, at_most: int | None) -> bool:
-    """Take a place for a stream, if there is one; `at_most` None means without limit.
+class Place(StrEnum):
+    """Whether a stream may be opened."""
 
-    The number counts the streams held open on one API origin in the whole database.
+    TAKEN = "taken"
+    FULL = "full"
+    FORBIDDEN = "forbidden"
+
+
+def open_each(connection: Connection, runs: Sequence[Job]) -> list[Place]:
+    """Write down that streams of these runs are held open. Raises LeaseLost."""
+    now = clock(connection)
+    changes = [Change(job=job, values={"stream_opened_at": now}) for job in runs]
+    return [Place.TAKEN for _ in write_each(connection, changes, now=now)]
+
+
+def open_if_safe(connection: Connection, job: Job, *, api_origin: str, trials: int) -> Place:
+    """Take a place for a stream where leaving it is safe, or unknown and on trial.
+
+    At most `trials` streams of an origin are held open in the whole database while leaving is
+    unknown. Raises LeaseLost.
     """
-    if at_most is not None:
-        origin = select(jobs.c.api_origin).where(jobs.c.id == grip.job_id).scalar_subquery()
-        held = select(func.count()).where(
-            jobs.c.api_origin == origin,
-            jobs.c.stream_opened_at.is_not(None),
-            jobs.c.id != grip.job_id,
+    known = leaving(connection, api_origin)
+    if known == "unsafe":
+        return Place.FORBIDDEN
+    if known == "unknown" and _trials_open(connection, api_origin, job) >= trials:
+        return Place.FULL
+    return open_each(connection, [job])[0]
+
+
+def _trials_open(connection: Connection, api_origin: str, apart_from: Job) -> int:
+    # Locked, so that two workers do not both count before either has taken its place.
+    lock = select(gates.c.api_origin).where(gates.c.api_origin == api_origin)
+    connection.execute(lock.order_by(gates.c.key_fingerprint).with_for_update())
+    held_open = select(func.count()).where(
+        jobs.c.api_origin == api_origin,
+        jobs.c.stream_opened_at.is_not(None),
+        jobs.c.id != apart_from.id,
+    )
+    return int(connection.execute(held_open).scalar_one())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """A stream that is not read any more; `left` says that we lost or left it while it was open."""
+
+    job: Job
+    left: bool
+
+
+def close_each(connection: Connection, closings: Sequence[Closing]) -> list[Job]:
+    """Give the places of streams back. Raises LeaseLost."""
+    now = clock(connection)
+    changes = [
+        Change(
+            job=closing.job,
+            values={"stream_opened_at": None, **({"stream_left_at": now} if closing.left else {})},
         )
-        if connection.execute(held).scalar_one() >= at_most:
-            return False
-    write(connection, grip, {"stream_opened_at": db_now()})
-    return True
-
-
-def close_stream(connection: Connection, grip: Grip, *, left: bool) -> Job:
-    """Give a stream's place back; `left` says that we lost or left it while it was open."""
-    values: dict[str, Any] = {"stream_opened_at": None}
-    if left:
-        values["stream_left_at"] = db_now()
-    return write(connection, grip, values)
+        for closing in closings
+    ]
+    return write_each(connection, changes, now=now)
 
 
 SAFE_AFTER_BREAKS = 3

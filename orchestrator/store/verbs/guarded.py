@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Update, and_, insert, select, tuple_, update
 
 from orchestrator.errors import LeaseLost, NotAllowed, NotFound
 from orchestrator.job import Job
@@ -94,23 +94,34 @@ def write_all(
     if not grips:
         return []
     came_from = grips[0].state
-    changes = dict(values)
-    if to is not None and to is not came_from:
-        _check_move(came_from, to, changes, event)
-        changes["state"] = to.value
-        if not kinds_of(to):
-            changes["error_kind"] = None
+    changes = {**values, **moving(came_from, to, values, event), "updated_at": db_now()}
     if seize:
         changes["lease"] = jobs.c.lease + 1
-    changes["updated_at"] = db_now()
-    guard = and_(_one_of(grips), jobs.c.state == came_from.value)
-    statement = update(jobs).where(guard if only_if is None else and_(guard, only_if))
+    statement = fenced(_one_of(grips), came_from, only_if)
     rows = connection.execute(statement.values(changes).returning(*jobs.c)).mappings()
     hit = {row["id"]: Job.from_row(row) for row in rows}
     written = [hit[grip.job_id] for grip in grips if grip.job_id in hit]
     if event is not None:
         record_all(connection, written, event, came_from=came_from, detail=detail, by=by)
     return written
+
+
+def fenced(
+    held_as_believed: ColumnElement[bool], came_from: State, only_if: ColumnElement[bool] | None
+) -> Update:
+    """The one UPDATE of `jobs`: of those under the leases that their writers name, in one state."""
+    fence = and_(held_as_believed, jobs.c.state == came_from.value)
+    return update(jobs).where(fence if only_if is None else and_(fence, only_if))
+
+
+def moving(
+    came_from: State, to: State | None, changes: Mapping[str, Any], event: str | None
+) -> dict[str, Any]:
+    """The columns of a move, which is checked; none where the state stays."""
+    if to is None or to is came_from:
+        return {}
+    _check_move(came_from, to, changes, event)
+    return {"state": to.value} if kinds_of(to) else {"state": to.value, "error_kind": None}
 
 
 def _one_of(grips: Sequence[Grip]) -> ColumnElement[bool]:

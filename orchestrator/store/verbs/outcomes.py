@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection, Table, delete, insert, tuple_
 
 from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
@@ -13,6 +14,7 @@ from orchestrator.states import State
 from orchestrator.store.schema import ATTEMPT_COLUMNS, attempts, jobs, messages, stream_checkpoints
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs.guarded import Grip, record, write
+from orchestrator.store.verbs.jointly import Change, clock, write_each
 
 FRESH_ATTEMPT: dict[str, Any] = {
     **dict.fromkeys(ATTEMPT_COLUMNS),
@@ -39,25 +41,7 @@ def apply(
 
     `backoff_s` is the wait of a deferred job in seconds. Raises LeaseLost.
     """
-    values: dict[str, Any] = {"error": outcome.error, **outcome.columns}
-    if outcome.http_status is not None or outcome.state is State.QUEUED:
-        # A run's end brings no HTTP status of its own: that of the submission stays.
-        values["http_status"] = outcome.http_status
-    match outcome.state:
-        case State.QUEUED:
-            values |= _requeued(outcome, backoff_s)
-        case State.RUNNING:
-            values |= {"accepted_at": db_now(), "deferrals": 0, "resubmit_at": None}
-        case State.IN_DOUBT:
-            values |= {"worker_id": None, "resubmit_at": _later(outcome.resubmit_after)}
-        case _:
-            values |= {
-                "finished_at": db_now(),
-                "stream_opened_at": None,
-                "resubmit_at": None,
-            }
-    if outcome.error_kind is not None:
-        values["error_kind"] = outcome.error_kind.value
+    values = _values(outcome, db_now(), backoff_s)
     job = write(
         connection,
         grip,
@@ -69,8 +53,68 @@ def apply(
         by=by,
     )
     if job.state.settled:
-        _drop_checkpoints(connection, job)
+        _drop_checkpoints(connection, [job])
     return job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """An outcome for a job that its worker holds; `kept` are the messages of its end, if any.
+
+    `by` is the worker's id.
+    """
+
+    job: Job
+    outcome: Outcome
+    by: str
+    kept: Sequence[Message] | None = None
+
+
+def apply_each(connection: Connection, applied: Sequence[Applied]) -> list[Job]:
+    """Move each job to its outcome, which is `running` or settled, with its messages.
+
+    All or none, as `write_each`: raises LeaseLost. If we crash after this commits, the jobs are
+    settled, or another worker follows their runs.
+    """
+    now = clock(connection)
+    if not all(one.outcome.state.settled or one.outcome.state is State.RUNNING for one in applied):
+        raise AssertionError("what goes back to the queue or into doubt is applied alone")
+    changes = [
+        Change(
+            job=one.job,
+            values=_values(one.outcome, now),
+            to=one.outcome.state,
+            event=one.outcome.event,
+            detail=evidence(one.outcome),
+            by=one.by,
+        )
+        for one in applied
+    ]
+    done = write_each(connection, changes, now=now)
+    kept = [(job, one.kept) for job, one in zip(done, applied, strict=True) if one.kept is not None]
+    _save_messages(connection, kept)
+    _drop_checkpoints(connection, [job for job in done if job.state.settled])
+    return done
+
+
+def _values(outcome: Outcome, now: Any, backoff_s: float = 0.0) -> dict[str, Any]:
+    """The columns of an outcome; `now` is the database's time, or the SQL that asks for it."""
+    values: dict[str, Any] = {"error": outcome.error, **outcome.columns}
+    if outcome.http_status is not None or outcome.state is State.QUEUED:
+        # A run's end brings no HTTP status of its own: that of the submission stays.
+        values["http_status"] = outcome.http_status
+    match outcome.state:
+        case State.QUEUED:
+            values |= _requeued(outcome, backoff_s)
+        case State.RUNNING:
+            values |= {"accepted_at": now, "deferrals": 0, "resubmit_at": None}
+        case State.IN_DOUBT:
+            values |= {"worker_id": None, "resubmit_at": _later(outcome.resubmit_after)}
+        case _:
+            values |= {"finished_at": now, "stream_opened_at": None, "resubmit_at": None}
+    if outcome.error_kind is not None:
+        values["error_kind"] = outcome.error_kind.value
+    return values
 
 
 def _requeued(outcome: Outcome, backoff_s: float) -> dict[str, Any]:
@@ -146,32 +190,37 @@ def archive(connection: Connection, job: Job) -> None:
 
 def save_messages(connection: Connection, job: Job, kept: Sequence[Message]) -> None:
     """Keep one version of the attempt's messages: what stood before is replaced."""
-    connection.execute(
-        delete(messages).where(messages.c.job_id == job.id, messages.c.attempt == job.attempt)
-    )
-    if kept:
-        connection.execute(
-            insert(messages),
-            [
-                {
-                    "job_id": job.id,
-                    "attempt": job.attempt,
-                    "position": message.position,
-                    "message_id": message.message_id,
-                    "role": message.role,
-                    "text": message.text,
-                    "message": message.message,
-                    "source": message.source,
-                }
-                for message in kept
-            ],
-        )
+    _save_messages(connection, [(job, kept)])
 
 
-def _drop_checkpoints(connection: Connection, job: Job) -> None:
-    """Forget the raw chunks of a settled attempt."""
-    connection.execute(
-        delete(stream_checkpoints).where(
-            stream_checkpoints.c.job_id == job.id, stream_checkpoints.c.attempt == job.attempt
-        )
-    )
+def _save_messages(connection: Connection, of: Sequence[tuple[Job, Sequence[Message]]]) -> None:
+    _delete_of(connection, messages, [job for job, _ in of])
+    rows = [
+        {
+            "job_id": job.id,
+            "attempt": job.attempt,
+            "position": message.position,
+            "message_id": message.message_id,
+            "role": message.role,
+            "text": message.text,
+            "message": message.message,
+            "source": message.source,
+        }
+        for job, kept in of
+        for message in kept
+    ]
+    if rows:
+        connection.execute(insert(messages), rows)
+
+
+def _drop_checkpoints(connection: Connection, settled: Sequence[Job]) -> None:
+    """Forget the raw chunks of settled attempts."""
+    _delete_of(connection, stream_checkpoints, settled)
+
+
+def _delete_of(connection: Connection, table: Table, of: Sequence[Job]) -> None:
+    """Delete what a table holds of the jobs' attempts."""
+    if of:
+        attempts_of = [(job.id, job.attempt) for job in of]
+        mine = tuple_(table.c.job_id, table.c.attempt).in_(attempts_of)
+        connection.execute(delete(table).where(mine))

@@ -1,0 +1,142 @@
+"""Guarded writes of many jobs at once, each with values of its own.
+
+A verb of this kind takes the items of many callers and gives each its answer. It costs one
+statement for all of them, made once and run over the rows by the driver.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, insert, select
+
+from orchestrator.errors import LeaseLost
+from orchestrator.job import Job
+from orchestrator.states import ErrorKind, State
+from orchestrator.store.schema import job_events, jobs
+from orchestrator.store.types import db_now
+from orchestrator.store.verbs.guarded import fenced, moving
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a holder writes to its job; `job` as the holder knows it is the fence.
+
+    `values` are plain values, no SQL. The others are those of `guarded.write_all`.
+    """
+
+    job: Job
+    values: Mapping[str, Any]
+    to: State | None = None
+    event: str | None = None
+    detail: Mapping[str, Any] | None = None
+    by: str | None = None
+
+
+_Row: TypeAlias = tuple[Job, dict[str, Any]]
+_Shape: TypeAlias = tuple[State, tuple[str, ...]]
+"""The state that a job is in and the columns that are written: one statement each."""
+
+_CLOCK = select(db_now())
+
+
+def clock(connection: Connection) -> datetime:
+    """The database's time, read once for all rows of a statement."""
+    now: datetime = connection.execute(_CLOCK).scalar_one()
+    return now
+
+
+def write_each(
+    connection: Connection,
+    changes: Sequence[Change],
+    *,
+    now: datetime,
+    only_if: ColumnElement[bool] | None = None,
+) -> list[Job]:
+    """Make each change to its own job, all or none, and return the jobs as they then stand.
+
+    A returned job is what its holder knew and what was written; what others may write beside a
+    holder, a wish to cancel, is not looked up. `now` is the database's time. Raises LeaseLost
+    unless every job is as its holder believes; the caller rolls back then.
+    """
+    written: dict[int, Job] = {}
+    shapes: dict[tuple[State, tuple[str, ...]], list[tuple[Job, dict[str, Any]]]] = defaultdict(
+        list
+    )
+    for change in changes:
+        move = moving(change.job.state, change.to, change.values, change.event)
+        values = {**change.values, **move, "updated_at": now}
+        shapes[change.job.state, tuple(sorted(values))].append((change.job, values))
+    for (came_from, names), rows in shapes.items():
+        _write_alike(connection, _update(came_from, names, only_if), rows)
+        written |= {job.id: _after(job, values) for job, values in rows}
+    _log_each(connection, changes, written, now)
+    return [written[change.job.id] for change in changes]
+
+
+def _write_alike(connection: Connection, statement: Update, rows: Sequence[_Row]) -> None:
+    parameters = [
+        {"its_id": job.id, "its_lease": job.lease, **{f"to_{k}": v for k, v in values.items()}}
+        for job, values in rows
+    ]
+    hit = connection.execute(statement, parameters).rowcount
+    if hit != len(rows):
+        which = ", ".join(f"{job.id} under lease {job.lease}" for job, _ in rows)
+        state = rows[0][0].state.value
+        raise LeaseLost(f"job {which} is not {state} as believed ({hit} of {len(rows)} are)")
+
+
+@lru_cache(maxsize=128)
+def _update(
+    came_from: State, names: tuple[str, ...], only_if: ColumnElement[bool] | None
+) -> Update:
+    """The statement for changes of these columns: to make it costs more than to run it."""
+    values = {name: bindparam(f"to_{name}", type_=jobs.c[name].type) for name in names}
+    return fenced(own(), came_from, only_if).values(values)
+
+
+def own() -> ColumnElement[bool]:
+    """The fence of one job: its id, and the lease under which it is held."""
+    return and_(
+        jobs.c.id == bindparam("its_id", type_=jobs.c.id.type),
+        jobs.c.lease == bindparam("its_lease", type_=jobs.c.lease.type),
+    )
+
+
+def _after(job: Job, values: Mapping[str, Any]) -> Job:
+    known = dict(values)
+    if "state" in known:
+        known["state"] = State(known["state"])
+    if known.get("error_kind") is not None:
+        known["error_kind"] = ErrorKind(known["error_kind"])
+    return replace(job, **known)
+
+
+_LOG = insert(job_events)
+
+
+def _log_each(
+    connection: Connection, changes: Sequence[Change], written: Mapping[int, Job], now: datetime
+) -> None:
+    rows = [
+        {
+            "job_id": change.job.id,
+            "at": now,
+            "event": change.event,
+            "from_state": change.job.state.value,
+            "to_state": written[change.job.id].state.value,
+            "attempt": written[change.job.id].attempt,
+            "lease": change.job.lease,
+            "worker_id": change.by,
+            "detail": dict(change.detail) if change.detail else None,
+        }
+        for change in changes
+        if change.event is not None
+    ]
+    if rows:
+        connection.execute(_LOG, rows)
