@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
+from urllib.parse import quote
 
 import anyio
 
@@ -299,14 +300,19 @@ class _NoKeyError(Exception):
 
 
 def _without(key: str, value: T) -> T:
-    """Return `value` with the key blotted out of its words, should a server repeat it."""
+    """Return `value` with the key blotted out of its words, should a server repeat it.
+
+    A redirect may carry it as URLs do.
+    """
     if not isinstance(value, Answered | NoAnswer | NotSent | Trouble):
         return value
-    blotted: dict[str, Any] = {
-        name: words.replace(key, "[key]")
-        for name in ("error", "location")
-        if isinstance(words := getattr(value, name, None), str)
-    }
+    blotted: dict[str, Any] = {}
+    for name in ("error", "location"):
+        words = getattr(value, name, None)
+        if isinstance(words, str):
+            for form in (key, quote(key), quote(key, safe="")):
+                words = words.replace(form, "[key]")
+            blotted[name] = words
     answer: Any = value  # the type checker has no name for "a T that is a dataclass"
     return cast("T", dataclasses.replace(answer, **blotted))
 

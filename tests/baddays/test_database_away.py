@@ -175,6 +175,38 @@ async def test_a_full_connection_table_is_waited_for(url: str, tmp_path: Path) -
             await night.all_completed(1)
 
 
+async def test_a_connection_table_that_fills_up_while_runs_are_live(
+    url: str, tmp_path: Path
+) -> None:
+    """The worker's own connections are cut, and others take their places before it can."""
+    ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+    async with dev_server() as dev:
+        night = Night(tmp_path, dev, url)
+        plain = url.replace("postgresql+psycopg", "postgresql")
+        hoard = [psycopg.connect(plain, autocommit=True)]
+        night.enqueue(*(f'[text="Full {number}." first=2]' for number in range(4)))
+
+        def none_is_left() -> bool:
+            cut = len(hoard[0].execute(ours, ["orchestrator"]).fetchall())
+            while (each := try_to_connect(plain)) is not None:
+                hoard.append(each)
+            return cut == 0
+
+        try:
+            with night.worker() as worker:
+                await night.until(lambda: night.states() == {"running": 4}, "4 live runs")
+                await night.until(none_is_left, "no connection of ours")
+                await anyio.sleep(2.5)  # longer than `dead_after`
+                assert "too many clients" in night.logs()
+                while hoard:
+                    hoard.pop().close()
+                await night.all_completed(4)
+                assert worker.poll() is None
+        finally:
+            for each in hoard:
+                each.close()
+
+
 async def test_a_worker_that_finds_no_server_says_so_and_ends_with_75(
     server: Own, url: str, tmp_path: Path
 ) -> None:

@@ -44,6 +44,23 @@ async def test_another_program_holds_the_lock_while_runs_are_live(
             assert worker.poll() is None
 
 
+async def test_two_workers_share_one_file_and_one_is_killed(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    async with dev_server(provision=0.3) as dev:
+        night = Night(tmp_path, dev, sqlite_url, SUBMIT__CONCURRENCY="2")
+        with night.worker() as one, night.worker() as two:
+            await night.until(lambda: night.sql("SELECT count(*) FROM workers") == [(2,)], "both")
+            night.enqueue(*(f'[text="Shared {number}." first=5]' for number in range(8)))
+            await night.until(lambda: night.states() == {"running": 8}, "8 live runs")
+            holders = "SELECT count(DISTINCT worker_id) FROM jobs"
+            assert night.sql(holders) == [(2,)]
+            one.kill()
+            await night.all_completed(8)
+            assert two.poll() is None
+            assert night.sql(holders) == [(1,)]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit(2) is Linux's")
 async def test_a_disk_that_is_full_when_the_answer_comes_loses_no_ids(
     sqlite_url: str, tmp_path: Path
@@ -80,7 +97,7 @@ async def test_a_file_that_another_machine_works_on_is_refused(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     async with dev_server() as dev:
-        night = Night(tmp_path, dev, sqlite_url)
+        night = Night(tmp_path, dev, sqlite_url, WORKER__DEAD_AFTER="300")
         night.enqueue("[text='Here.']")
         night.write(
             "INSERT INTO workers (id, host, boot_id, pid, started_at, last_heartbeat_at, version,"
@@ -92,6 +109,6 @@ async def test_a_file_that_another_machine_works_on_is_refused(
         assert b"'elsewhere'" in done.stderr
         assert b"postgresql://" in done.stderr
         assert dev.stats.posts_by_prompt.total() == 0
-        await anyio.sleep(2.0)  # dead_after
+        night.write("UPDATE workers SET last_heartbeat_at = '2020-01-01 00:00:00.000000'")
         assert (await night.command("worker", "--once")).returncode == 0
         assert night.states() == {"completed": 1}

@@ -1,9 +1,13 @@
-"""Random walks of several workers and a person over a few jobs, with writers that come too late."""
+"""Random walks of several workers and a person over a few jobs, with writers that come too late.
+
+Meanwhile somebody sets the database's clock, by up to an hour forward and back.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import hypothesis.strategies as st
@@ -16,23 +20,25 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, select
 
 from orchestrator.decide import Policy, after_death, in_doubt, internal, may_retry, rejected
 from orchestrator.errors import LeaseLost, NotAllowed
-from orchestrator.job import Event, Job, Message
+from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.request import job_values
-from orchestrator.states import CLAIMED, TRANSITIONS, OnInDoubt, State, kinds_of
+from orchestrator.states import CLAIMED, ErrorKind, OnInDoubt, State
 from orchestrator.store import sqlite
-from orchestrator.store.schema import jobs, messages, stream_checkpoints
+from orchestrator.store.schema import jobs
 from orchestrator.store.verbs import attempt, claim, crew, look, outcomes, people
 from orchestrator.store.verbs.attempt import Segment
-from orchestrator.store.verbs.crew import Identity
+from orchestrator.store.verbs.crew import Identity, Peer
 from orchestrator.store.verbs.enqueue import enqueue_many
 from orchestrator.store.verbs.guarded import Grip
 
+from . import promises
 from .desk import DONE, FAILED, Desk, accepted, who
+from .settable import SettableClock
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -44,8 +50,15 @@ NOT_SENT = Outcome(State.QUEUED, "submit.not_sent", error="refused", defer=True)
 REMOTELY_FAILED = dataclasses.replace(FAILED, columns={"run_status": "failed"})
 KEPT = [Message(0, "m", "assistant", "text", {"id": "m"}, "server")]
 
+STEPS_S = (-3600, -301, -1, 1, 301, 3600)
+"""By how much the database's clock is set; 300 s is what the policy `resubmit` waits."""
+
 workers = st.sampled_from(WORKERS)
 numbers = st.integers(0, 2)
+
+
+def named(worker: str) -> Identity:
+    return Identity(worker, "host", None, None, 1, None, "0")
 
 
 def adopt_run(connection: Connection, job_id: int) -> Job:
@@ -66,12 +79,22 @@ class Walk(RuleBasedStateMachine):
         super().__init__()
         self.connection = desk.engine.connect().execution_options(**{sqlite.WRITE: True})
         self.transaction = self.connection.begin()
+        self.clock = SettableClock(self.connection)
+        self.jobs: dict[int, Job] = {}
+        """The jobs as they stood after the last rule."""
         self.held: list[Job] = []
-        self.ids: list[int] = []
+        self.beats = dict.fromkeys(WORKERS, 0)
+        self.looks: dict[str, tuple[list[Peer], dict[str, int]]] = {}
+        """What a worker saw of the others, and how often each had beaten then."""
+        self.dead: set[str] = set()
 
     def teardown(self) -> None:
         self.transaction.rollback()
         self.connection.close()
+
+    @rule(seconds=st.sampled_from(STEPS_S))
+    def step_the_clock(self, seconds: int) -> None:
+        self.clock.step(seconds)
 
     @initialize(
         wishes=st.lists(
@@ -80,6 +103,8 @@ class Walk(RuleBasedStateMachine):
                     "max_attempts": st.integers(1, 3),
                     "on_in_doubt": st.sampled_from([None, *OnInDoubt]),
                     "priority": st.integers(0, 1),
+                    "expires_in_s": st.sampled_from([None, None, 600]),
+                    "start": st.sampled_from(["queued", "sent", "running", "in doubt"]),
                 }
             ),
             min_size=1,
@@ -88,10 +113,27 @@ class Walk(RuleBasedStateMachine):
     )
     def begin(self, wishes: list[dict[str, Any]]) -> None:
         for worker in WORKERS:
-            identity = Identity(worker, "host", None, None, 1, None, "0")
-            self.do(crew.register, identity, who(worker))
-        rows = [job_values({"prompt": "x", **wish}) for wish in wishes]
-        self.ids += [done.id for done in self.do(enqueue_many, rows)]
+            self.do(crew.register, named(worker), who(worker))
+        # Those that stay queued come last: each other one is the only one that can be claimed.
+        for wish in sorted(wishes, key=lambda wish: wish["start"] == "queued"):
+            start, expires_in_s = wish.pop("start"), wish.pop("expires_in_s")
+            if expires_in_s is not None:
+                wish["expires_at"] = datetime.now(UTC) + timedelta(seconds=expires_in_s)
+            self.do(enqueue_many, [job_values({"prompt": "x", **wish})])
+            if start != "queued":
+                self.bring(start)
+
+    def bring(self, start: str) -> None:
+        """Bring the queued job to where a walk of its own would seldom come."""
+        self.held += self.do(claim.claim, who("w1"), 1)
+        self.held.append(self.do(attempt.mark, Grip.of(self.held[-1]), {}, "w1"))
+        sent = self.held[-1]
+        match start:
+            case "running":
+                self.held.append(self.do(outcomes.apply, Grip.of(sent), accepted(sent.id)))
+            case "in doubt":
+                lost = in_doubt("lost", POLICY.of(sent))
+                self.held.append(self.do(outcomes.apply, Grip.of(sent), lost))
 
     def do(
         self, verb: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -106,7 +148,7 @@ class Walk(RuleBasedStateMachine):
         self, seen: Job, verb: Callable[[Connection], Job], *, allowed: bool = True
     ) -> None:
         """Let a worker write by what it last saw: it succeeds exactly if that still holds."""
-        now = self.load(seen.id)
+        now = self.jobs[seen.id]
         fits = (now.lease, now.state) == (seen.lease, seen.state) and allowed
         try:
             self.held.append(self.do(verb))
@@ -117,7 +159,7 @@ class Walk(RuleBasedStateMachine):
             assert fits
 
     def by_person(self, job_id: int, state_fits: bool, verb: Callable[[Connection], Job]) -> None:
-        now = self.load(job_id)
+        now = self.jobs[job_id]
         try:
             self.do(verb)
         except NotAllowed:
@@ -127,39 +169,55 @@ class Walk(RuleBasedStateMachine):
             assert state_fits
 
     def job(self, number: int) -> Job:
-        return self.load(self.ids[number % len(self.ids)])
+        return list(self.jobs.values())[number % len(self.jobs)]
 
     # --- what workers do ----------------------------------------------------------------------
 
-    @rule(worker=workers, limit=st.integers(1, 2))
-    def claim(self, worker: str, limit: int) -> None:
+    @rule(worker=workers, limit=st.integers(1, 2), earlier_s=st.sampled_from((0, 0, 0, 3600)))
+    def claim(self, worker: str, limit: int, earlier_s: int) -> None:
+        self.clock.step(-earlier_s)
+        before = self.clock.read()
         taken = self.do(claim.claim, who(worker), limit)
+        after = self.clock.read()
         assert all(job.worker_id == worker for job in taken)
+        assert all(self.jobs[job.id].available_at <= after for job in taken)
+        left = self.jobs.keys() - {job.id for job in taken}
+        assert len(taken) == limit or not [
+            job
+            for job in map(self.jobs.get, left)
+            if job is not None
+            and (job.state, job.cancel_requested_at) == (State.QUEUED, None)
+            and job.available_at <= before
+            and (job.expires_at is None or job.expires_at > after)
+        ]
         self.held += taken
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), late=st.integers(0, 3))
-    def act(self, data: st.DataObject, late: int) -> None:
-        """Do something to a job as a worker saw it, which often still is as it saw it."""
-        now = {job_id: self.load(job_id) for job_id in self.ids}
-        current = [seen for seen in self.held if now[seen.id] == seen]
-        seen = data.draw(st.sampled_from(current if current and late else self.held[-20:]))
+    @rule(data=st.data(), late=st.integers(0, 3), times=st.integers(1, 3))
+    def act(self, data: st.DataObject, late: int, times: int) -> None:
+        """Do something to jobs as workers saw them, which often still are as they saw them."""
+        for _ in range(times):
+            current = [seen for seen in self.held if self.jobs[seen.id] == seen]
+            seen = data.draw(st.sampled_from(current if current and late < 3 else self.held[-20:]))
+            data.draw(st.sampled_from(self.acts(seen)))(seen)
+            self.every_promise_holds()
+
+    def acts(self, seen: Job) -> list[Callable[[Job], None]]:
+        """What a worker does with a job that it sees so; what is common stands more than once."""
         match seen.state, seen.sent_at:
             case State.SUBMITTING, None:
-                acts = [self.mark, self.mark, self.mark, self.put_back, self.not_sent, self.err]
+                return [self.mark, self.mark, self.mark, self.put_back, self.not_sent, self.err]
             case State.SUBMITTING, _:
-                acts = [self.accept, self.accept, self.accept, self.answer_late]
-                acts += [self.lose_the_answer, self.lose_the_answer, self.refuse, self.put_back]
-                acts += [self.defer, self.generate, self.err]
+                common = [self.accept, self.accept, self.accept, self.lose_the_answer]
+                rare = [self.answer_late, self.refuse, self.put_back, self.defer, self.generate]
+                return [*common, *rare, self.err]
             case State.RUNNING, _:
-                acts = [self.checkpoint, self.checkpoint, self.complete, self.fail, self.release]
-                acts += [self.err]
-            case _:
-                acts = [self.answer_late]
-        data.draw(st.sampled_from(acts))(seen)
+                common = [self.checkpoint, self.checkpoint, self.complete, self.fail]
+                return [*common, self.release, self.err]
+        return [self.answer_late]
 
     def mark(self, seen: Job) -> None:
-        now = self.load(seen.id)
+        now = self.jobs[seen.id]
         self.by_holder(
             seen,
             lambda c: attempt.mark(c, Grip.of(seen), {}, seen.worker_id or ""),
@@ -169,14 +227,14 @@ class Walk(RuleBasedStateMachine):
     def put_back(self, seen: Job) -> None:
         self.by_holder(
             seen,
-            lambda c: attempt.put_back(c, Grip.of(seen), why="no route", backoff_s=0.0, by="w"),
+            lambda c: attempt.put_back(c, Grip.of(seen), why="no route", backoff_s=60.0, by="w"),
         )
 
     def apply(self, seen: Job, outcome: Outcome) -> None:
         self.by_holder(seen, lambda c: outcomes.apply(c, Grip.of(seen), outcome))
 
     def not_sent(self, seen: Job) -> None:
-        if self.load(seen.id).sent_at is None:  # a worker knows of its own mark
+        if self.jobs[seen.id].sent_at is None:  # a worker knows of its own mark
             self.apply(seen, NOT_SENT)
 
     def accept(self, seen: Job) -> None:
@@ -221,7 +279,7 @@ class Walk(RuleBasedStateMachine):
 
     def err(self, seen: Job) -> None:
         """Fail at a job by a fault of our own."""
-        now = self.load(seen.id)
+        now = self.jobs[seen.id]
         fault = internal(RuntimeError("x"))
         try:
             self.do(crew.mend_own, job_id=seen.id, lease=seen.lease, decide=lambda _: fault, by="w")
@@ -231,34 +289,53 @@ class Walk(RuleBasedStateMachine):
             assert now.lease == seen.lease
 
     def answer_late(self, seen: Job) -> None:
-        now, before = self.load(seen.id), self.events(seen.id)
+        now, before = self.jobs[seen.id], look.events(self.connection, seen.id)
         answer = accepted(seen.id * 100 + seen.attempt)
         self.do(attempt.keep_late_answer, seen.id, seen.attempt, answer, "w")
         repairs = now.state is State.IN_DOUBT and now.attempt == seen.attempt
         assert (self.load(seen.id) != now) == repairs
-        assert self.events(seen.id)[len(before)].event == "submit.late_answer"
+        after = look.events(self.connection, seen.id, after_id=before[-1].id)
+        assert after[0].event == "submit.late_answer"
 
-    @rule(worker=workers, dead=st.sets(workers, max_size=2))
-    def rescue(self, worker: str, dead: set[str]) -> None:
-        identity = Identity(worker, "host", None, None, 1, None, "0")
-        self.do(crew.prove_life, identity, who(worker))
-        peers = self.do(crew.peers)
-        gone = [peer for peer in peers if peer.identity.worker_id in dead - {worker}]
+    @rule(worker=workers)
+    def beat(self, worker: str) -> None:
+        """Prove life: a worker that was declared dead hears of it, whatever the clock says."""
+        known = self.do(crew.prove_life, named(worker), who(worker))
+        assert known == (worker not in self.dead)
+        self.beats[worker] += 1
+        self.dead.discard(worker)
+
+    @rule(worker=workers)
+    def look_around(self, worker: str) -> None:
+        """See how the others stand, and stall: what is done about it comes later."""
+        self.looks[worker] = (self.do(crew.peers), dict(self.beats))
+
+    @rule(worker=workers, silent=st.sets(workers, max_size=2))
+    def rescue(self, worker: str, silent: set[str]) -> None:
+        self.beat(worker)
+        if worker not in self.looks:
+            self.look_around(worker)
+        peers, beats = self.looks.pop(worker)
+        gone = [peer for peer in peers if peer.identity.worker_id in silent - {worker}]
         adopted, mended = self.do(
             crew.rescue, who(worker), gone, lambda job: after_death(job, POLICY.of(job))
         )
+        names = {peer.identity.worker_id for peer in gone}
+        self.dead |= {name for name in names if self.beats[name] == beats[name]}
+        living = {peer.identity.worker_id for peer in self.do(crew.peers)}
+        assert living == set(WORKERS) - self.dead
         assert all(job.worker_id == worker for job in adopted)
         assert all(job.state not in CLAIMED for job in mended)
         assert crew.abandoned(self.connection) == []
         self.held += adopted
 
-    @rule()
-    def sweep(self) -> None:
-        self.connection.execute(
-            text("UPDATE jobs SET resubmit_at = created_at WHERE resubmit_at IS NOT NULL")
-        )
-        assert all(job.resubmits == 1 for job in self.do(people.due_resubmits))
+    @rule(later_s=st.sampled_from((0, 301, 3600)))
+    def sweep(self, later_s: int) -> None:
+        self.clock.step(later_s)
         assert all(job.state is State.CANCELLED for job in self.do(people.sweep_cancelled))
+        assert all(job.error_kind is ErrorKind.EXPIRED for job in self.do(claim.expire))
+        assert all(job.resubmits == 1 for job in self.do(people.due_resubmits))
+        assert not claim.anything_to_sweep(self.connection)
 
     # --- what a person does -------------------------------------------------------------------
 
@@ -279,69 +356,21 @@ class Walk(RuleBasedStateMachine):
 
     # --- what always holds --------------------------------------------------------------------
 
-    def events(self, job_id: int) -> list[Event]:
-        return look.events(self.connection, job_id)
-
     @invariant()
-    def each_row_is_consistent(self) -> None:
-        for job_id in self.ids:
-            job = self.load(job_id)
-            assert (job.finished_at is not None) == job.state.settled
-            assert job.error_kind in kinds_of(job.state) or not kinds_of(job.state)
-            assert job.error_kind is None or kinds_of(job.state)
-            if job.state in (State.QUEUED, State.IN_DOUBT):
-                assert job.worker_id is None
-            if job.state is State.QUEUED:
-                assert (job.sent_at, job.run_id) == (None, None)
-            if job.state in (State.IN_DOUBT, State.RUNNING, State.COMPLETED):
-                assert job.sent_at is not None
-                assert job.attempt >= 1
-            archived = [row.attempt for row in look.previous_attempts(self.connection, job_id)]
-            newest = job.attempt - 1 if job.sent_at is not None else job.attempt
-            assert archived == list(range(1, newest + 1))
+    def every_promise_holds(self) -> None:
+        """One query for each table, and not for each job, keeps thousands of steps cheap."""
+        rows = self.connection.execute(select(jobs).order_by(jobs.c.id)).mappings()
+        self.jobs = {row["id"]: Job.from_row(row) for row in rows}
+        promises.each_row_is_consistent(self.connection, self.jobs)
+        promises.the_log_tells_every_move_and_only_legal_ones(self.connection, self.jobs)
+        promises.what_belongs_to_attempts_stays_with_them(self.connection)
+        self.a_job_has_one_holder_at_most()
 
-    @invariant()
-    def the_log_tells_every_move_and_only_legal_ones(self) -> None:
-        for job_id in self.ids:
-            state, number, lease = None, 0, 0
-            for event in self.events(job_id):
-                if event.event == "submit.late_answer":
-                    assert event.to_state is None
-                    continue
-                come_from = State(event.from_state) if event.from_state else state
-                to = State(event.to_state or "")
-                assert state is None or come_from is state
-                assert to is come_from or state is None or to in TRANSITIONS[state]
-                refunded = event.event in ("submit.deferred", "submit.not_sent")
-                step = (event.attempt or 0) - number
-                assert step == (1 if event.event == "submit.marked" else 0) or (
-                    refunded and step == -1
-                )
-                assert (event.lease or 0) >= lease
-                state, number, lease = to, event.attempt or 0, event.lease or 0
-            job = self.load(job_id)
-            assert (state, number) == (job.state, job.attempt)
-
-    @invariant()
     def a_job_has_one_holder_at_most(self) -> None:
-        for job_id in self.ids:
-            now = self.load(job_id)
-            holders = {
-                seen.worker_id
-                for seen in self.held
-                if (seen.id, seen.lease, seen.state) == (now.id, now.lease, now.state)
-            }
-            assert holders <= {now.worker_id}
-
-    @invariant()
-    def what_belongs_to_attempts_stays_with_them(self) -> None:
-        kept = select(jobs.c.id).join(messages, messages.c.job_id == jobs.c.id)
-        assert not self.connection.execute(kept.where(messages.c.attempt > jobs.c.attempt)).all()
-        saved = select(jobs.c.id).join(stream_checkpoints, stream_checkpoints.c.job_id == jobs.c.id)
-        stray = (jobs.c.state != State.RUNNING.value) | (
-            stream_checkpoints.c.attempt != jobs.c.attempt
-        )
-        assert not self.connection.execute(saved.where(stray)).all()
+        for seen in self.held:
+            now = self.jobs[seen.id]
+            if (seen.lease, seen.state) == (now.lease, now.state):
+                assert seen.worker_id == now.worker_id
 
 
 def test_random_walks_keep_every_promise(desk: Desk) -> None:
@@ -352,7 +381,8 @@ def test_random_walks_keep_every_promise(desk: Desk) -> None:
     run_state_machine_as_test(
         HereWalk,
         settings=settings(
-            max_examples=45,
+            # On PostgreSQL a step costs three times as much, and the verbs are the same.
+            max_examples=45 if desk.engine.dialect.name == "sqlite" else 20,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),

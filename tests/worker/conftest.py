@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 BOTH_DATABASES = frozenset(
     {
         "test_awkward_moments_of_workers",
+        "test_database_trouble",
         "test_doubt",
         "test_gate",
+        "test_huge_answers",
         "test_limits",
         "test_odd_rows",
         "test_streams",

@@ -1,0 +1,1 @@
+"""What the benchmarks share: a durable database, the stub, rounds, figures and where they go."""
