@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ from orchestrator.verdict import End
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
-from orchestrator.worker.waits import Backoff, retried
+from orchestrator.worker.waits import Backoff, after_first
 
 ASKS = 5
 ASKS_OVER_S = 20.0
@@ -52,6 +52,10 @@ class _Ask:
     retry_after: float | None = None
 
 
+async def _nothing() -> None:
+    """Do nothing while the answer is awaited."""
+
+
 class Collector:
     """Reads the messages of runs that are over."""
 
@@ -59,12 +63,20 @@ class Collector:
         self._tools = tools
         self._gate = gate
 
-    async def collect(self, job: Job, end: End, folded: Folded) -> Harvest:
+    async def collect(
+        self,
+        job: Job,
+        end: End,
+        folded: Folded,
+        *,
+        meanwhile: Callable[[], Awaitable[None]] = _nothing,
+    ) -> Harvest:
         """Read the run's chat until it holds what it should, and keep the best account.
 
         Bounded: an empty chat is asked 5 times over 20 s; a completed run's chat that the server
         does not give, for half an hour; an API that is out of reach, for a day. A fold that
         saw the whole turn stands in after 5 tries. Never raises for what the server does.
+        `meanwhile` is called once if the first look does not do.
         """
         if job.session_id is None or job.chat_id is None:
             # A chat is found by the run that it points at; now that the run is over it never is.
@@ -74,7 +86,11 @@ class Collector:
             end=end, folded=folded, now=self._tools.clock.boottime, api_patience_s=API_PATIENCE_S
         )
         asking = partial(self._ask, job.session_id, job.chat_id, folded)
-        ask = await retried(partial(self._retrying, enough), asking, over=lambda ask: ask.good)
+        first = await asking()
+        if first.good:
+            return harvest(first.chat, first.trouble, folded)
+        await meanwhile()
+        ask = await after_first(first, self._retrying(enough), asking)
         return harvest(ask.chat, ask.trouble, folded)
 
     def _retrying(self, enough: stop_base) -> AsyncRetrying:

@@ -114,7 +114,8 @@ class Follower:
             whole=self._stream.whole,
         )
         collector = Collector(tools=self._tools, gate=self._gate)
-        harvest = await collector.collect(self.job, end, folded)
+        # Who looks at the row while this takes its time should see how the run ended.
+        harvest = await collector.collect(self.job, end, folded, meanwhile=self._poller.save)
         return await self._settle(end, harvest)
 
     async def _until_end(self) -> End:

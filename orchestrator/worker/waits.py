@@ -75,18 +75,20 @@ async def retried(
 ) -> T:
     """Act, and go on as tenacity says while the result is not `over`.
 
-    Most acts are over at once, and to set a retry up costs more than they do. What the first one
-    gave counts as the first attempt of `retrying`.
+    Most acts are over at once, and to set a retry up costs more than they do.
     """
     first = await act()
-    if over(first):
-        return first
+    return first if over(first) else await after_first(first, retrying(), act)
+
+
+async def after_first(first: T, retrying: AsyncRetrying, act: Callable[[], Awaitable[T]]) -> T:
+    """Go on with acts as tenacity says; what the first one gave counts as its first attempt."""
     results = [first]
 
     async def again() -> T:
         return results.pop() if results else await act()
 
-    return cast("T", await retrying()(again))
+    return cast("T", await retrying(again))
 
 
 def retry_after_of(retry_state: RetryCallState) -> float | None:

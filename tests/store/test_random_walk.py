@@ -6,7 +6,7 @@ Meanwhile somebody sets the database's clock, by up to an hour forward and back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -31,10 +31,11 @@ from orchestrator.states import CLAIMED, ErrorKind, OnInDoubt, State
 from orchestrator.store import sqlite
 from orchestrator.store.schema import jobs
 from orchestrator.store.verbs import attempt, claim, crew, look, outcomes, people
-from orchestrator.store.verbs.attempt import Segment
+from orchestrator.store.verbs.attempt import Marking, Saving, Segment
 from orchestrator.store.verbs.crew import Identity, Peer
 from orchestrator.store.verbs.enqueue import enqueue_many
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.outcomes import Applied
 
 from . import promises
 from .desk import DONE, FAILED, Desk, accepted, who
@@ -70,6 +71,22 @@ def adopt_ended(connection: Connection, job_id: int) -> Job:
 
 
 RESOLUTIONS = (people.resubmit, people.give_up, adopt_run, adopt_ended)
+
+
+def mark(connection: Connection, seen: Job, by: str) -> Job:
+    return attempt.mark_each(connection, [Marking(job=seen, body={}, by=by)])[0]
+
+
+def apply(
+    connection: Connection, seen: Job, outcome: Outcome, kept: Sequence[Message] | None = None
+) -> Job:
+    applied = Applied(job=seen, outcome=outcome, by=seen.worker_id or "", kept=kept)
+    return outcomes.apply_each(connection, [applied])[0]
+
+
+def checkpoint(connection: Connection, seen: Job, segment: Segment) -> Job:
+    saving = Saving(job=seen, segment=segment, followed_s=1.0, quiet_s=0.0)
+    return attempt.checkpoint_each(connection, [saving])[0]
 
 
 class Walk(RuleBasedStateMachine):
@@ -126,7 +143,7 @@ class Walk(RuleBasedStateMachine):
     def bring(self, start: str) -> None:
         """Bring the queued job to where a walk of its own would seldom come."""
         self.held += self.do(claim.claim, who("w1"), 1)
-        self.held.append(self.do(attempt.mark, Grip.of(self.held[-1]), {}, "w1"))
+        self.held.append(self.do(mark, self.held[-1], "w1"))
         sent = self.held[-1]
         match start:
             case "running":
@@ -220,7 +237,7 @@ class Walk(RuleBasedStateMachine):
         now = self.jobs[seen.id]
         self.by_holder(
             seen,
-            lambda c: attempt.mark(c, Grip.of(seen), {}, seen.worker_id or ""),
+            lambda c: mark(c, seen, seen.worker_id or ""),
             allowed=now.sent_at is None and now.cancel_requested_at is None,
         )
 
@@ -231,7 +248,10 @@ class Walk(RuleBasedStateMachine):
         )
 
     def apply(self, seen: Job, outcome: Outcome) -> None:
-        self.by_holder(seen, lambda c: outcomes.apply(c, Grip.of(seen), outcome))
+        if outcome.state is State.RUNNING or outcome.state.settled:
+            self.by_holder(seen, lambda c: apply(c, seen, outcome))
+        else:
+            self.by_holder(seen, lambda c: outcomes.apply(c, Grip.of(seen), outcome))
 
     def not_sent(self, seen: Job) -> None:
         if self.jobs[seen.id].sent_at is None:  # a worker knows of its own mark
@@ -259,11 +279,13 @@ class Walk(RuleBasedStateMachine):
         self.settle(seen, REMOTELY_FAILED)
 
     def settle(self, seen: Job, outcome: Outcome) -> None:
-        again = 0.0 if may_retry(seen, outcome) else None
-        self.by_holder(
-            seen,
-            lambda c: outcomes.settle(c, Grip.of(seen), outcome, KEPT, retry_after_s=again),
-        )
+        if may_retry(seen, outcome):
+            self.by_holder(
+                seen,
+                lambda c: outcomes.settle(c, Grip.of(seen), outcome, KEPT, retry_after_s=0.0),
+            )
+        else:
+            self.by_holder(seen, lambda c: apply(c, seen, outcome, KEPT))
 
     def checkpoint(self, seen: Job) -> None:
         saved = attempt.segments(self.connection, seen.id, seen.attempt)
@@ -271,7 +293,7 @@ class Walk(RuleBasedStateMachine):
         segment = Segment(first, [{"n": first}])
         self.by_holder(
             seen,
-            lambda c: attempt.checkpoint(c, Grip.of(seen), segment, followed_s=1.0, quiet_s=0.0),
+            lambda c: checkpoint(c, seen, segment),
         )
 
     def release(self, seen: Job) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.testing import Fault, Kind
 from orchestrator.worker import progress
+from orchestrator.worker.points import Act, Point, Side
 
 from .harness import BOUND_S, Bench, eventually, over
 
@@ -41,8 +42,14 @@ async def test_a_job_called_off_while_its_end_is_read_gets_no_further_attempt(
 ) -> None:
     bench.server.faults.add(Fault(kind=Kind.DELAY, route="chat", delay=0.5, times=1))
     (job_id,) = await bench.enqueue("[fail=1]", max_attempts=2)
+    passed: set[Point] = set()
+    bench.reach = passed.add
+
+    async def its_end_is_read() -> bool:
+        return Point(Side.BEFORE, Act.COLLECT) in passed
+
     async with bench.orchestrator() as orc, bench.working(bench.settings(**POLL)):
-        await bench.until(job_id, lambda job: job.run_status == "failed")
+        await eventually(its_end_is_read, lambda: "the look for the message")
         asked = await orc.cancel(job_id)
         assert (asked.state, asked.cancel_requested_at is None) == ("running", False)
         job = await bench.until(job_id, lambda job: job.state != "running")

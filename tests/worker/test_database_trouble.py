@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 
 import anyio
 import pytest
@@ -30,11 +30,11 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def no_connection_left(bench: Bench) -> AsyncIterator[None]:
     """Take all connections of the pool for the length of the block."""
-    async with AsyncExitStack() as taken:
+    with ExitStack() as taken:
 
         async def another() -> bool:
             with contextlib.suppress(PoolTimeout):
-                await taken.enter_async_context(bench.store._engine.connect())
+                taken.enter_context(bench.store._engine.connect())
                 return True
             return False
 
@@ -52,7 +52,7 @@ async def only_reads(bench: Bench) -> AsyncIterator[None]:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if only[0] else 'OFF'}")
 
-    event.listen(bench.store._engine.sync_engine, "begin", tell)
+    event.listen(bench.store._engine, "begin", tell)
     yield
     only[0] = False
 

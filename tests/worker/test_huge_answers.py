@@ -115,11 +115,11 @@ async def test_what_the_database_cannot_hold_fails_its_own_job_only(
     """SQLite and PostgreSQL hold a value of about 1 GB; here it is half of what comes."""
     monkeypatch.setattr(holdings, "Backoff", at_once)
 
-    @event.listens_for(bench.store._engine.sync_engine, "connect")
+    @event.listens_for(bench.store._engine, "connect")
     def hold_little(connection: Any, _record: Any) -> None:
-        connection.driver_connection._conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size // 2)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size // 2)
 
-    await bench.store._engine.dispose()
+    bench.store._engine.dispose()
     job_id, other = await bench.enqueue(PROMPT, '[text="Small."]')
     with capture_logs():
         assert await bench.once(bench.settings(follow={"mode": mode})) == 3
