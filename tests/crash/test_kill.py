@@ -4,51 +4,38 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import pytest
+from orchestrator.testing import Fault, Kind
 
-from orchestrator.testing import DevServer, Fault, Kind
-from tests.crash.processes import Night, kill
+from .crew import CrewNight
 
-
-@pytest.fixture
-async def server() -> AsyncIterator[DevServer]:
-    async with DevServer() as running:
-        yield running
+JOBS = 40
 
 
-async def test_a_worker_that_dies_while_it_connects_has_sent_nothing(
-    tmp_path: Path, server: DevServer
-) -> None:
-    night = Night(tmp_path, server)
+async def test_a_worker_that_dies_while_it_connects_has_sent_nothing(night: CrewNight) -> None:
     [job] = night.enqueue("connects")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         # It accepts connections and never answers the TLS handshake: the job stays connecting.
         slow = f"https://127.0.0.1:{silent.getsockname()[1]}"
-        with night.worker(ORCHESTRATOR_API__BASE_URL=slow) as first:
+        with night.fork(API__BASE_URL=slow) as first:
             await night.until(lambda: night.states() == {"submitting": 1}, what="submitting")
-            kill(first)
+            night.kill(first)
     assert night.sql("SELECT sent_at, attempt FROM jobs") == [(None, 0)]
-    with night.worker("--once") as second:
+    with night.fork(once=True) as second:
         assert await night.ended(second) == 0
     assert night.sql("SELECT id, state, attempt FROM jobs") == [(job, "completed", 1)]
     assert night.posts() == [1]
 
 
-async def test_a_worker_that_dies_after_it_began_to_send_leaves_a_doubt(
-    tmp_path: Path, server: DevServer
-) -> None:
-    server.faults.add(Fault(kind=Kind.DELAY, route="start", when="after", delay=20.0))
-    night = Night(tmp_path, server)
+async def test_a_worker_that_dies_after_it_began_to_send_leaves_a_doubt(night: CrewNight) -> None:
+    night.server.faults.add(Fault(kind=Kind.DELAY, route="start", when="after", delay=20.0))
     night.enqueue(*(f"sent {number}" for number in range(5)))
-    with night.worker() as first:
+    with night.fork() as first:
         await night.until(lambda: len(night.posts()) == 5, what="five requests at the server")
-        kill(first)
+        night.kill(first)
     assert night.sql("SELECT count(*) FROM jobs WHERE sent_at IS NOT NULL") == [(5,)]
-    server.faults.clear()
-    with night.worker("--once") as second:
+    night.server.faults.clear()
+    with night.fork(once=True) as second:
         assert await night.ended(second) == 3
     assert night.sql("SELECT DISTINCT state, error_kind, attempt FROM jobs") == [
         ("in_doubt", "in_doubt", 1)
@@ -56,34 +43,30 @@ async def test_a_worker_that_dies_after_it_began_to_send_leaves_a_doubt(
     assert night.posts() == [1] * 5
 
 
-@pytest.mark.parametrize("mode", ["poll", "stream"])
-async def test_a_run_survives_its_worker(tmp_path: Path, server: DevServer, mode: str) -> None:
-    night = Night(tmp_path, server, mode)
+async def test_a_run_survives_its_worker(either_night: CrewNight) -> None:
+    night = either_night
     night.enqueue(*(f"runs {n} [steps=3 tokens=30 delay=0.03]" for n in range(12)))
-    with night.worker() as first:
+    with night.fork() as first:
         await night.until(lambda: night.states() == {"running": 12}, what="all running")
-        kill(first)
-    with night.worker("--once") as second:
+        night.kill(first)
+    with night.fork(once=True) as second:
         assert await night.ended(second) == 0
     assert night.states() == {"completed": 12}
     assert night.posts() == [1] * 12
     assert night.sql("SELECT count(*) FROM job_events WHERE event = 'run.adopted'") == [(12,)]
 
 
-async def test_a_worker_that_dies_while_it_collects_loses_no_result(
-    tmp_path: Path, server: DevServer
-) -> None:
-    server.faults.add("no-messages")
-    night = Night(tmp_path, server)
+async def test_a_worker_that_dies_while_it_collects_loses_no_result(night: CrewNight) -> None:
+    night.server.faults.add("no-messages")
     night.enqueue("collects")
-    with night.worker() as first:
+    with night.fork() as first:
         await night.until(
             lambda: night.sql("SELECT state, run_status FROM jobs") == [("running", "completed")],
             what="collecting",
         )
-        kill(first)
-    server.faults.clear()
-    with night.worker("--once") as second:
+        night.kill(first)
+    night.server.faults.clear()
+    with night.fork(once=True) as second:
         assert await night.ended(second) == 0
     [(state, text, messages)] = night.sql(
         "SELECT state, result_text, (SELECT count(*) FROM messages) FROM jobs"
@@ -92,20 +75,20 @@ async def test_a_worker_that_dies_while_it_collects_loses_no_result(
     assert night.posts() == [1]
 
 
-async def test_a_stream_goes_on_behind_its_checkpoint(tmp_path: Path, server: DevServer) -> None:
-    night = Night(tmp_path, server, "stream")
+async def test_a_stream_goes_on_behind_its_checkpoint(night: CrewNight) -> None:
+    night.change(FOLLOW__MODE="stream")
     night.enqueue("long [steps=2 tokens=120 delay=0.03]")
-    with night.worker() as first:
+    with night.fork() as first:
         await night.until(
             lambda: bool(night.sql("SELECT 1 FROM stream_checkpoints WHERE first_index > 20")),
             what="checkpoints",
         )
-        kill(first)
+        night.kill(first)
     [(saved,)] = night.sql("SELECT max(first_index + count) FROM stream_checkpoints")
-    before = len(server.stats.requests("stream"))
-    with night.worker("--once") as second:
+    before = len(night.server.stats.requests("stream"))
+    with night.fork(once=True) as second:
         assert await night.ended(second) == 0
-    assert server.stats.requests("stream")[before].start_index == str(saved)
+    assert night.server.stats.requests("stream")[before].start_index == str(saved)
     [(text, source)] = night.sql(
         "SELECT result_text, source FROM jobs JOIN messages ON job_id = jobs.id"
     )
@@ -115,26 +98,24 @@ async def test_a_stream_goes_on_behind_its_checkpoint(tmp_path: Path, server: De
     assert night.sql("SELECT count(*) FROM job_events WHERE event = 'collect.difference'") == [(0,)]
 
 
-async def test_killed_again_and_again_no_job_is_lost_or_sent_twice(
-    tmp_path: Path, server: DevServer
-) -> None:
+async def test_killed_again_and_again_no_job_is_lost_or_sent_twice(night: CrewNight) -> None:
+    night.change(FOLLOW__MODE="auto")
     chance = random.Random(7)  # noqa: S311 - a repeatable mix of jobs, no secret
-    server.faults.add(Fault(kind=Kind.DELAY, route="start", delay=0.2, probability=0.5))
-    night = Night(tmp_path, server, "auto")
+    night.server.faults.add(Fault(kind=Kind.DELAY, route="start", delay=0.2, probability=0.5))
     night.enqueue(
         *(
             f"job {number} [steps={chance.randint(1, 3)} tokens=20 delay=0.02]"
-            for number in range(60)
+            for number in range(JOBS)
         )
     )
-    for _ in range(4):
-        with night.worker() as worker:
+    for _ in range(3):
+        with night.fork() as worker:
             done = night.states().get("completed", 0)
             await night.until(
                 lambda done=done: night.states().get("completed", 0) >= done + 5,  # type: ignore[misc] # bound now
                 what="five more completed",
             )
-            kill(worker)
+            night.kill(worker)
         doubtful = {
             row[0]
             for row in night.sql(
@@ -142,13 +123,13 @@ async def test_killed_again_and_again_no_job_is_lost_or_sent_twice(
                 " OR (state = 'submitting' AND sent_at IS NOT NULL)"
             )
         }
-    with night.worker("--once") as last:
+    with night.fork(once=True) as last:
         assert await night.ended(last, within=60) in (0, 3)
     in_doubt = {row[0] for row in night.sql("SELECT id FROM jobs WHERE state = 'in_doubt'")}
     assert in_doubt == doubtful
     assert night.states() == {
-        "completed": 60 - len(in_doubt),
+        "completed": JOBS - len(in_doubt),
         **({"in_doubt": len(in_doubt)} if in_doubt else {}),
     }
     assert max(night.posts()) == 1
-    assert len(night.posts()) >= 60 - len(in_doubt)
+    assert len(night.posts()) >= JOBS - len(in_doubt)

@@ -1,25 +1,32 @@
 """A process that has everything imported, and forks a worker for each line that it reads.
 
 A line is JSON: `environ`, `log` (a file), `once`, `die` and `mischief`. A worker that passes a
-point for the n-th time dies there (`die`: side, act, n, and "KILL" or "STOP"), or does harm there
-first (`mischief`: side, act, and SQL to run or "raise"). The pid of each is answered as a line.
+point for the n-th time dies there (`die`: side, act, n, and "KILL" or "STOP"), or meets harm there
+first (`mischief`: side, act, and SQL to run, "raise" or "away"). The pid of each is answered as a
+line. A line with a `pid` alone asks for the exit code of a worker that has ended.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import importlib
 import json
 import os
 import signal
 import sys
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from typing import Any
 
 import anyio
+import httpx
 from sqlalchemy import text
 
 from orchestrator.config import load_settings
+from orchestrator.errors import StoreUnavailable
 from orchestrator.log import configure
+from orchestrator.recoup.transport import tls_context
 from orchestrator.store.engine import parse_url, sync_engine
 from orchestrator.store.sqlite import WRITE
 from orchestrator.worker import collect, gate
@@ -28,6 +35,19 @@ from orchestrator.worker.points import Point, Reach
 
 _SET_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of Linux's prctl(2)."""
+
+_IMPORTED_LATE = (
+    "aiosqlite",
+    "anyio._backends._asyncio",
+    "httpcore",
+    "psycopg",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
+    "sqlalchemy.dialects.sqlite.pysqlite",
+)
+"""What a worker imports when it first needs it: a third of the time of a short life."""
+
+_codes: dict[int, int] = {}
 
 
 def reaching(request: dict[str, Any], url: str) -> Reach:
@@ -40,11 +60,7 @@ def reaching(request: dict[str, Any], url: str) -> Reach:
         harm = request.get("mischief")
         if harm and not harmed and [point.side, point.act] == harm[:2]:
             harmed = True
-            if harm[2] == "raise":
-                raise RuntimeError("a fault of this program")
-            engine = sync_engine(parse_url(url))
-            with engine.execution_options(**{WRITE: True}).begin() as connection:
-                connection.execute(text(harm[2]))
+            do_harm(harm[2], url)
         end = request.get("die")
         if end and [point.side, point.act] == end[:2]:
             passed += 1
@@ -52,6 +68,17 @@ def reaching(request: dict[str, Any], url: str) -> Reach:
                 os.kill(os.getpid(), getattr(signal, f"SIG{end[3]}"))
 
     return reach
+
+
+def do_harm(what: str, url: str) -> None:
+    """Raise what a fault of this program raises, or an absent database; or run SQL."""
+    if what == "raise":
+        raise RuntimeError("a fault of this program")
+    if what == "away":
+        raise StoreUnavailable("the database is away")
+    engine = sync_engine(parse_url(url))
+    with engine.execution_options(**{WRITE: True}).begin() as connection:
+        connection.execute(text(what))
 
 
 def live(request: dict[str, Any]) -> None:
@@ -79,18 +106,41 @@ def live(request: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: none stays a zombie
+def reap(_number: int, _frame: object) -> None:
+    """Wait for the dead: none stays a zombie, and the time that they took counts as ours."""
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            _codes[ended[0]] = os.waitstatus_to_exitcode(ended[1])
+
+
+def warm() -> None:
+    """Prepare what each worker would do again for itself."""
+    for name in _IMPORTED_LATE:
+        with suppress(ImportError):  # a driver that is not installed
+            importlib.import_module(name)
+    httpx.create_ssl_context = cache(httpx.create_ssl_context)  # reads all of the roots
+    tls_context()
     gate.LOOK_AGAIN_S = 0.2
     gate.PROBE_FIRST_S, gate.PROBE_MOST_S = 0.05, 0.4
     gate.PAYMENT_FIRST_S, gate.PAYMENT_MOST_S = 0.3, 0.6
     collect._SPREAD = (0.02, 0.02, 0.05, 0.05)
+    gc.collect()
+    gc.freeze()  # a collection in a worker does not touch, and so copy, the pages of all this
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, reap)
+    warm()
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            live(json.loads(line))
-        sys.stdout.write(f"{child}\n")
+        request = json.loads(line)
+        if "pid" in request:
+            answer = _codes.get(request["pid"])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                live(request)
+        sys.stdout.write(f"{json.dumps(answer)}\n")
         sys.stdout.flush()
 
 
