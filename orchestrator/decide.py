@@ -211,10 +211,14 @@ def rejected(error: str) -> Outcome:
 
 
 def internal(error: BaseException) -> Outcome:
-    """Say what becomes of a job at which this program itself failed."""
+    """Say what becomes of a job at which this program itself failed.
+
+    Of the error's text the first line: those after it may quote what the error was about.
+    """
+    words = next(iter(str(error).splitlines()), "")
     return Outcome(
         State.FAILED,
         "job.internal_error",
         error_kind=ErrorKind.INTERNAL,
-        error=f"a fault of the orchestrator: {type(error).__name__}: {error}",
+        error=f"a fault of the orchestrator: {type(error).__name__}: {words}",
     )

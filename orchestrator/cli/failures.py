@@ -17,7 +17,7 @@ from orchestrator.printable import never_raise, printable, redacted
 UNEXPECTED, USAGE, SOME_NOT_COMPLETED = 1, 2, 3
 TRY_LATER, CONFIGURATION, INTERRUPTED = 75, 78, 130
 
-_DRIVERS = frozenset({"psycopg", "aiosqlite"})
+_DRIVERS = frozenset({"psycopg"})
 
 
 class BadInput(OrchestratorError):

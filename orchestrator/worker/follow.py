@@ -39,10 +39,23 @@ second."""
 
 
 class Follower:
-    """Holds one running job, from the moment its run is known until it is settled or given back."""
+    """Holds one running job, from the moment its run is known until it is settled or given back.
 
-    def __init__(self, *, tools: Tools, gate: Gatekeeper, heartbeat: Heartbeat, job: Job) -> None:
+    Of a run that was `just_accepted` nothing is saved yet, and its stream tells when it is over.
+    """
+
+    def __init__(
+        self,
+        *,
+        tools: Tools,
+        gate: Gatekeeper,
+        heartbeat: Heartbeat,
+        job: Job,
+        just_accepted: bool = False,
+    ) -> None:
         self.job = job
+        self._streams = tools.settings.follow.mode != "poll"
+        self._just_accepted = just_accepted
         self._tools = tools
         self._gate = gate
         self._leaving = Leaving(tools=tools, job=job)
@@ -115,14 +128,16 @@ class Follower:
         )
         collector = Collector(tools=self._tools, gate=self._gate)
         # Who looks at the row while this takes its time should see how the run ended.
-        harvest = await collector.collect(self.job, end, folded, meanwhile=self._poller.save)
+        harvest = await collector.collect(self.job, end, folded, meanwhile=self._save)
         return await self._settle(end, harvest)
 
     async def _until_end(self) -> End:
         async with anyio.create_task_group() as acts:
             acts.start_soon(self._follow_stream)
+            if self._streams:
+                acts.start_soon(self._stream.save_regularly)
             try:
-                end = await self._poller.until_end()
+                end = await self._poller.until_end(at_once=not self._first_by_stream)
                 self._stream.draining = True
                 if self._stream.attached:
                     with anyio.move_on_after(STREAM_GRACE_S):
@@ -130,7 +145,7 @@ class Follower:
             except BaseException:
                 # Given back: another goes on with these clocks. At a run's end they are settled.
                 with anyio.CancelScope(shield=True):
-                    await self._poller.save()
+                    await self._save()
                 raise
             finally:
                 acts.cancel_scope.cancel()
@@ -140,11 +155,24 @@ class Follower:
         try:
             if self.job.chat_id is None:
                 await self._learn_chat()
-            if self._tools.settings.follow.mode != "poll":
-                await self._stream.load()
-                await self._stream.run()
+            if self._streams:
+                await self._read_stream()
         finally:
             self._stream_done.set()
+
+    async def _read_stream(self) -> None:
+        if not self._just_accepted:
+            await self._stream.load()
+        await self._stream.run()
+
+    @property
+    def _first_by_stream(self) -> bool:
+        return self._just_accepted and self._streams
+
+    async def _save(self) -> None:
+        """Save how far the run was followed: another worker goes on from there."""
+        await self._stream.save()
+        await self._poller.save()
 
     async def _learn_chat(self) -> None:
         chat = await find_chat(self._tools, self.job)

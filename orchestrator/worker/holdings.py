@@ -115,13 +115,13 @@ class Holdings:
         if after is not None:
             self.tally.count(after)
             if after.state is State.RUNNING and after.worker_id == self._tools.who.worker_id:
-                self.follow(after)
+                self.follow(after, just_accepted=True)
         self._change()
         return signal
 
     # --- follow -------------------------------------------------------------------------------
 
-    def follow(self, job: Job) -> None:
+    def follow(self, job: Job, *, just_accepted: bool = False) -> None:
         """Follow a running job that is ours, in a task of its own.
 
         One that came back to us under a higher lease replaces its follower of before, which can
@@ -131,12 +131,18 @@ class Holdings:
         if before is not None and before.job.lease >= job.lease:
             return
         self.tally.taken.add(job.id)
-        self._tasks.start_soon(self._follow, self._hold(job))
+        self._tasks.start_soon(self._follow, self._hold(job, just_accepted=just_accepted))
         if before is not None:
             self._tasks.start_soon(before.abandon)
 
-    def _hold(self, job: Job) -> Follower:
-        follower = Follower(tools=self._tools, gate=self._gate, heartbeat=self._heartbeat, job=job)
+    def _hold(self, job: Job, *, just_accepted: bool = False) -> Follower:
+        follower = Follower(
+            tools=self._tools,
+            gate=self._gate,
+            heartbeat=self._heartbeat,
+            job=job,
+            just_accepted=just_accepted,
+        )
         self.live[job.id] = follower
         return follower
 

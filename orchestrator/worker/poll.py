@@ -93,12 +93,15 @@ class Poller:
         if sign is Sign.CANCEL:
             self.look_now()
 
-    async def until_end(self) -> End:
+    async def until_end(self, *, at_once: bool = True) -> End:
         """Poll until the run's end is known. Raises LeaseLost if the job is not ours any more.
 
+        Without `at_once` the first look waits for `poll_min`, or for `look_now`.
         Bounded by the clocks: `run_timeout` and `stall_timeout` stop a run that goes on, and a run
         that the server does not know is lost after half an hour.
         """
+        if not at_once:
+            await self._sleep(self._tools.settings.follow.poll_min)
         end = await retried(self._retrying, self._look, over=lambda found: isinstance(found, End))
         return cast("End", end)
 

@@ -120,21 +120,16 @@ class StreamFollower:
     async def run(self) -> None:
         """Read response after response until there is nothing more to read.
 
-        Ends also when the job's worker drains. On cancellation what came is saved. Raises
-        LeaseLost if the job is not ours any more. The caller's poll bounds it: a run that is over
-        ends it.
+        Ends also when the job's worker drains. Raises LeaseLost if the job is not ours any more.
+        The caller's poll bounds it: a run that is over ends it.
         """
-        async with anyio.create_task_group() as saving:
-            saving.start_soon(self._save_regularly)
-            try:
-                await retried(
-                    self._retrying, self._respond, over=lambda response: response.ending in _LAST
-                )
-            finally:
-                saving.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await self.save()
-                    await self._give_place_back()
+        try:
+            await retried(
+                self._retrying, self._respond, over=lambda response: response.ending in _LAST
+            )
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._give_place_back()
 
     def _retrying(self) -> AsyncRetrying:
         return AsyncRetrying(
@@ -283,7 +278,8 @@ class StreamFollower:
             # The row keeps the place until the job is settled or adopted.
             self._tools.log.warning("stream.place_kept", job_id=self.job.id, error=str(error))
 
-    async def _save_regularly(self) -> None:
+    async def save_regularly(self) -> None:
+        """Save now and then what has come, until cancelled. Raises LeaseLost."""
         while True:
             await self._tools.clock.sleep(self._tools.settings.follow.checkpoint_every)
             await self.save()

@@ -113,6 +113,9 @@ async def test_connections_that_are_cut_at_random(url: str, tmp_path: Path) -> N
         engine = sync_engine(parse_url(url))
         night.enqueue(*(f'[text="Cut {number}." first=0.2]' for number in range(30)))
         with night.worker():
+            await night.until(
+                lambda: night.sql("SELECT count(*) FROM workers") == [(1,)], "a worker"
+            )
             for _ in range(12):
                 with engine.begin() as connection:
                     connection.execute(cut)

@@ -67,7 +67,7 @@ CHAINS: Mapping[str, tuple[str, tuple[Point, ...]]] = {
         (
             before(Act.CLOSE_STREAM),
             *ARRIVAL,
-            *around(Act.STATUS, Act.PROGRESS, Act.COLLECT, Act.SETTLE),
+            *around(Act.STATUS, Act.COLLECT, Act.SETTLE),
         ),
     ),
     "given back": ("drain", (after(Act.RELEASE), *ARRIVAL, *around(Act.STATUS, Act.SETTLE))),

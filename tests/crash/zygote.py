@@ -37,12 +37,10 @@ _SET_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of Linux's prctl(2)."""
 
 _IMPORTED_LATE = (
-    "aiosqlite",
     "anyio._backends._asyncio",
     "httpcore",
     "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg",
-    "sqlalchemy.dialects.sqlite.aiosqlite",
     "sqlalchemy.dialects.sqlite.pysqlite",
 )
 """What a worker imports when it first needs it: a third of the time of a short life."""

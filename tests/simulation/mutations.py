@@ -192,7 +192,7 @@ MUTATIONS: Mapping[str, Plant] = {
 }
 
 CAUGHT_BY: Mapping[str, tuple[int, ...]] = {
-    "send_without_mark": (29,),
+    "send_without_mark": (53, 67),
     "guard_without_lease": (34,),
     "late_answer_dropped": (20,),
     "fence_ignored": (15,),

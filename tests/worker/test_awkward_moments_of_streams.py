@@ -64,7 +64,9 @@ async def test_a_stream_that_was_left_is_remembered_for_the_next_worker(bench: B
 async def test_breaks_at_the_same_moment_are_all_blamed(bench: Bench) -> None:
     bench.server.faults.add("cancel-on-leave")
     bench.server.faults.add("drop", chunks=5)
-    job_ids = await bench.enqueue(*(f"{number} [steps=2 tool_time=5]" for number in range(4)))
+    job_ids = await bench.enqueue(
+        *(f"{number} [first=1 steps=2 tool_time=5]" for number in range(4))
+    )
     assert await bench.once(bench.settings(**AUTO)) == 3
     kinds = [(await bench.job(job_id)).error_kind for job_id in job_ids]
     assert kinds == ["cancelled_by_disconnect"] * 4

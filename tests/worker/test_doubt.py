@@ -11,7 +11,7 @@ from orchestrator.testing import DevServer
 from .harness import BOUND_S, Bench, canonical, over
 
 PROMPT = 'hello [text="Hi there."]'
-SLOW = '[text="Found." tail=1]'
+SLOW = '[text="Found." tail=3]'
 
 
 async def doubtful(bench: Bench, prompt: str = PROMPT, **options: object) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from orchestrator.recoup.fold.dialect import FINISH_STEP_CLOSES_TEXT, PLAIN_PARTS
 from orchestrator.recoup.fold.parts import FoldError, OpenTexts, Part, PlainPart
@@ -78,7 +79,6 @@ class MessageFold:
         self._texts = OpenTexts("text", self._parts.append)
         self._reasonings = OpenTexts("reasoning", self._parts.append)
         self._tools = ToolParts(self._parts.append)
-        self._handlers = self._handlers_by_type()
         if isinstance(initial, dict):
             self._begin_with(initial)
 
@@ -117,7 +117,8 @@ class MessageFold:
         kind = chunk.get("type") if isinstance(chunk, dict) else None
         if not isinstance(kind, str):
             return True
-        handler = self._handlers.get(kind)
+        yielding = self._yielding.get(kind)
+        handler = yielding or self._silent.get(kind)
         if handler is None:
             if kind.startswith("data-"):
                 self._data_part(kind, chunk)
@@ -128,11 +129,15 @@ class MessageFold:
             self.fatal = self.count - 1
             self._errors.append(str(error))
             return False
+        if yielding is not None:
+            self._yield()
         return True
 
-    def _handlers_by_type(self) -> dict[str, Callable[[Chunk], None]]:
+    @cached_property
+    def _yielding(self) -> dict[str, Callable[[Chunk], None]]:
+        """What the reader yields a message after, by type; made with the first chunk."""
         texts, reasonings, tools = self._texts, self._reasonings, self._tools
-        yielding: dict[str, Callable[[Chunk], None]] = {
+        return {
             "text-start": texts.start,
             "text-delta": texts.delta,
             "text-end": texts.end,
@@ -149,8 +154,10 @@ class MessageFold:
             "tool-output-denied": tools.output_denied,
             **dict.fromkeys(PLAIN_PARTS, self._plain_part),
         }
+
+    @cached_property
+    def _silent(self) -> dict[str, Callable[[Chunk], None]]:
         return {
-            **{kind: self._yielding(handler) for kind, handler in yielding.items()},
             "start": self._start,
             "finish": self._finish,
             "message-metadata": self._metadata,
@@ -158,13 +165,6 @@ class MessageFold:
             "finish-step": self._finish_step,
             "error": self._error,
         }
-
-    def _yielding(self, handler: Callable[[Chunk], None]) -> Callable[[Chunk], None]:
-        def handle(chunk: Chunk) -> None:
-            handler(chunk)
-            self._yield()
-
-        return handle
 
     def _yield(self) -> None:
         self._yielded = True

@@ -91,7 +91,15 @@ def claim(
     return taken
 
 
-def _take(connection: Connection, who: Claimant, found: Sequence[Job]) -> list[Job]:
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """What a claim must know of a job before it is taken."""
+
+    grip: Grip
+    place: tuple[float, float]
+
+
+def _take(connection: Connection, who: Claimant, found: Sequence[_Due]) -> list[Job]:
     values = {
         "worker_id": who.worker_id,
         "sent_at": None,
@@ -100,7 +108,7 @@ def _take(connection: Connection, who: Claimant, found: Sequence[Job]) -> list[J
     }
     return write_all(
         connection,
-        [Grip.of(job) for job in found],
+        [due.grip for due in found],
         values,
         to=State.SUBMITTING,
         event="job.claimed",
@@ -147,19 +155,20 @@ def _due_lanes(connection: Connection, who: Claimant) -> dict[str, list[Lane]]:
 
 def _first(
     connection: Connection, lanes: Sequence[Lane], limit: int, step_s: float, *, canary: bool
-) -> list[Job]:
+) -> list[_Due]:
     """Return the first `limit` due jobs of a queue's lanes, locked against other claims."""
-    found: list[tuple[tuple[float, float], Job]] = []
+    found: list[_Due] = []
     for lane in sorted(lanes, key=lambda lane: rank(lane.priority, lane.since, step_s)):
-        if len(found) >= limit and found[-1][0] < rank(lane.priority, lane.since, step_s):
+        if len(found) >= limit and found[-1].place < rank(lane.priority, lane.since, step_s):
             break  # nothing of this lane, nor of those after it, comes before what is found
-        due = _due_of(connection, lane, limit, canary=canary)
-        found += [(rank(job.priority, job.available_at, step_s), job) for job in due]
-        found = sorted(found, key=lambda each: (each[0], each[1].id))[:limit]
-    return [job for _, job in found]
+        found += _due_of(connection, lane, limit, step_s, canary=canary)
+        found = sorted(found, key=lambda due: (due.place, due.grip.job_id))[:limit]
+    return found
 
 
-def _due_of(connection: Connection, lane: Lane, limit: int, *, canary: bool) -> list[Job]:
+def _due_of(
+    connection: Connection, lane: Lane, limit: int, step_s: float, *, canary: bool
+) -> list[_Due]:
     condition = and_(
         is_due(),
         jobs.c.queue == _name(lane.queue),
@@ -170,13 +179,16 @@ def _due_of(connection: Connection, lane: Lane, limit: int, *, canary: bool) -> 
         # The synchronous endpoint may answer after an hour, and need not even exist.
         condition = and_(condition, jobs.c.endpoint == Endpoint.RUNS.value)
     statement = (
-        select(jobs)
+        select(jobs.c.id, jobs.c.lease, jobs.c.available_at)
         .where(condition)
         .order_by(jobs.c.available_at, jobs.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return [Job.from_row(row) for row in connection.execute(statement).mappings()]
+    return [
+        _Due(Grip(row.id, row.lease, State.QUEUED), rank(lane.priority, row.available_at, step_s))
+        for row in connection.execute(statement)
+    ]
 
 
 def _name(queue: str) -> ColumnElement[str]:
