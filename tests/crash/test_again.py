@@ -50,7 +50,11 @@ CHAINS: Mapping[str, tuple[str, tuple[Point, ...]]] = {
             after(Act.ANSWER),
         )
     },
-    "put back": ("unmarked", (after(Act.PUT_BACK), *ARRIVAL, *around(Act.CLAIM))),
+    # It is due again after a back-off only: a claim before that takes nothing.
+    "put back": (
+        "unmarked",
+        (after(Act.PUT_BACK), *ARRIVAL, before(Act.CLAIM), before(Act.MARK)),
+    ),
     "live, then called off": (
         "held",
         (
