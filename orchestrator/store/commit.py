@@ -23,6 +23,10 @@ MAX_BATCH = 256
 """Writes that share one transaction at most: it bounds what a failing one makes us repeat."""
 
 
+ROUNDS_TO_GATHER = 2
+"""Rounds of the event loop that a batch waits for others to join it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Joint(Generic[ItemT, T]):
     """One item for a verb that takes those of many callers at once; by itself, a verb like any.
@@ -100,6 +104,9 @@ class GroupCommit:
         """Commit batches until our own write is among them, then hand the lead over."""
         self._busy = True
         while own in self._waiting:
+            # Whoever is about to write anyway may come along: idle, this costs nothing.
+            for _ in range(ROUNDS_TO_GATHER):
+                await anyio.lowlevel.checkpoint()
             await self._commit(self._take())
         self._busy = False
         if self._waiting:
