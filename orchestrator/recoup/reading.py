@@ -147,6 +147,8 @@ def key_trouble(reply: Reply) -> Trouble | None:
 
 def trouble_of(reply: Reply) -> Trouble:
     """Say why a reply other than a complete 200 gave no result, by what can be done."""
+    if reply.too_long:
+        return Trouble(TroubleKind.UNREADABLE, reply.fault or "the body is too long", reply.status)
     if reply.fault is not None or reply.status is None:
         return Trouble(TroubleKind.UNREACHABLE, reply.fault or "no answer came", reply.status)
     if reply.status < 300:

@@ -17,13 +17,14 @@ class Reply:
     """What came back. `status` is None when no head came.
 
     `fault` is None exactly when the answer is complete; otherwise it says what happened, and
-    `body` is empty. `at` is the local time (UTC) of the head, or of the fault.
+    `body` is empty; `too_long` if it was there, and more than the call can mean. `at` is the local time (UTC) of the head, or of the fault.
     """
 
     status: int | None
     headers: Mapping[str, str] = field(default_factory=httpx.Headers)
     body: bytes = b""
     fault: str | None = None
+    too_long: bool = False
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -49,7 +50,8 @@ async def exchange(
             finally:
                 await response.aclose()
         except Exception as exc:  # noqa: BLE001  # four libraries leak classes that mean the same
-            reply = _faulty(reply, described(exc))
+            too_long = isinstance(exc, BodyTooLongError)
+            reply = _faulty(reply, described(exc), too_long=too_long)
     if scope.cancelled_caught:
         reply = _faulty(reply, "the answer did not come to its end in time")
     return reply
@@ -100,8 +102,8 @@ def _headers(response: httpx.Response) -> httpx.Headers:
     return headers
 
 
-def _faulty(reply: Reply, fault: str) -> Reply:
+def _faulty(reply: Reply, fault: str, *, too_long: bool = False) -> Reply:
     """Keep a complete reply: a fault of closing the connection takes nothing from it."""
     if reply.fault is None:
         return reply
-    return Reply(reply.status, reply.headers, fault=fault, at=reply.at)
+    return Reply(reply.status, reply.headers, fault=fault, too_long=too_long, at=reply.at)

@@ -86,7 +86,7 @@ async def test_a_message_longer_than_what_is_read_of_an_answer(
 ) -> None:
     """The live bound is 100 MiB. The folded stream stands in; without one, the job says why."""
     monkeypatch.setattr(client, "_CALL_BODY", size // 2)
-    monkeypatch.setattr("orchestrator.worker.collect.API_PATIENCE_S", 0.0)
+    monkeypatch.setattr("orchestrator.worker.collect.PATIENCE_S", 0.0)
     (job_id,) = await bench.enqueue(PROMPT)
     code = await bench.once(bench.settings(follow={"mode": mode}))
     job = await bench.job(job_id)
