@@ -17,7 +17,8 @@ class Reply:
     """What came back. `status` is None when no head came.
 
     `fault` is None exactly when the answer is complete; otherwise it says what happened, and
-    `body` is empty; `too_long` if it was there, and more than the call can mean. `at` is the local time (UTC) of the head, or of the fault.
+    `body` is empty; it is `too_long` if it was there, and more than the call can mean. `at` is
+    the local time (UTC) of the head, or of the fault.
     """
 
     status: int | None

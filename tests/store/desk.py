@@ -139,7 +139,8 @@ class Desk:
         self, job: Job, segment: Segment, *, followed_s: float = 0.0, quiet_s: float = 0.0
     ) -> Job:
         saving = Saving(job=job, segment=segment, followed_s=followed_s, quiet_s=quiet_s)
-        return self.write(attempt.checkpoint_each, [saving])[0]
+        self.write(attempt.checkpoint_each, [saving])
+        return self.get(job.id)
 
     def open_stream(self, job: Job) -> Place:
         return self.write(attempt.open_each, [job])[0]
@@ -150,7 +151,8 @@ class Desk:
         return place is Place.TAKEN
 
     def close_stream(self, job: Job, *, left: bool = False) -> Job:
-        return self.write(attempt.close_each, [Closing(job=job, left=left)])[0]
+        self.write(attempt.close_each, [Closing(job=job, left=left)])
+        return self.get(job.id)
 
     def apply(self, job: Job, outcome: Outcome, **options: Any) -> Job:
         return self.write(outcomes.apply, Grip.of(job), outcome, **options)

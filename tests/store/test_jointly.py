@@ -92,12 +92,12 @@ def test_clocks_places_and_chunks_are_each_jobs_own(desk: Desk) -> None:
         Seen(job=one, run_status="running", followed_s=1.0, quiet_s=0.5),
         Seen(job=two, run_status=None, followed_s=2.0, quiet_s=0.0),
     ]
-    assert desk.write(attempt.progress_each, seen) == [desk.get(one.id), desk.get(two.id)]
+    desk.write(attempt.progress_each, seen)
+    assert [desk.get(job.id).followed_s for job in (one, two)] == [1.0, 2.0]
     assert (desk.get(one.id).run_status, desk.get(two.id).run_status) == ("running", None)
     desk.write(attempt.open_each, [one, two])
-    closed = desk.write(
-        attempt.close_each, [Closing(job=one, left=True), Closing(job=two, left=False)]
-    )
+    desk.write(attempt.close_each, [Closing(job=one, left=True), Closing(job=two, left=False)])
+    closed = [desk.get(job.id) for job in (one, two)]
     assert [job.stream_left_at is not None for job in closed] == [True, False]
     savings = [
         Saving(job=job, segment=Segment(0, [job.id]), followed_s=3.0, quiet_s=0.0)

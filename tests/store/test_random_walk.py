@@ -86,7 +86,8 @@ def apply(
 
 def checkpoint(connection: Connection, seen: Job, segment: Segment) -> Job:
     saving = Saving(job=seen, segment=segment, followed_s=1.0, quiet_s=0.0)
-    return attempt.checkpoint_each(connection, [saving])[0]
+    attempt.checkpoint_each(connection, [saving])
+    return look.load(connection, seen.id)
 
 
 class Walk(RuleBasedStateMachine):

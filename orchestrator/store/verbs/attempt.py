@@ -52,7 +52,8 @@ def mark_each(connection: Connection, markings: Sequence[Marking]) -> list[Job]:
         )
         for marking in markings
     ]
-    return write_each(connection, changes, now=now, only_if=_NOTHING_SENT)
+    write_each(connection, changes, now=now, only_if=_NOTHING_SENT)
+    return [change.written(now) for change in changes]
 
 
 def put_back(connection: Connection, grip: Grip, *, why: str, backoff_s: float, by: str) -> Job:
@@ -128,7 +129,7 @@ class Seen:
     quiet_s: float
 
 
-def progress_each(connection: Connection, seen: Sequence[Seen]) -> list[Job]:
+def progress_each(connection: Connection, seen: Sequence[Seen]) -> list[None]:
     """Save the last status and the clocks of runs. Raises LeaseLost."""
     changes = []
     for one in seen:
@@ -136,7 +137,8 @@ def progress_each(connection: Connection, seen: Sequence[Seen]) -> list[Job]:
         if one.run_status is not None:
             values["run_status"] = one.run_status
         changes.append(Change(job=one.job, values=values))
-    return write_each(connection, changes, now=clock(connection))
+    write_each(connection, changes, now=clock(connection))
+    return [None] * len(changes)
 
 
 def begin_stop(
@@ -183,7 +185,7 @@ class Saving:
     quiet_s: float
 
 
-def checkpoint_each(connection: Connection, savings: Sequence[Saving]) -> list[Job]:
+def checkpoint_each(connection: Connection, savings: Sequence[Saving]) -> list[None]:
     """Append chunks to the jobs' checkpoints; the guard comes first. Raises LeaseLost.
 
     If we crash after this commits, a successor resumes behind these chunks.
@@ -195,7 +197,7 @@ def checkpoint_each(connection: Connection, savings: Sequence[Saving]) -> list[J
         )
         for saving in savings
     ]
-    done = write_each(connection, clocks, now=clock(connection))
+    write_each(connection, clocks, now=clock(connection))
     rows = [
         {
             "job_id": saving.job.id,
@@ -209,7 +211,7 @@ def checkpoint_each(connection: Connection, savings: Sequence[Saving]) -> list[J
     # A commit whose answer was lost may have saved these chunks already.
     connection.execute(_FROM_INDEX, [{f"its_{name}": row[name] for name in _PLACE} for row in rows])
     connection.execute(_APPEND, rows)
-    return done
+    return [None] * len(savings)
 
 
 _PLACE = ("job_id", "attempt", "first_index")
@@ -256,7 +258,8 @@ def open_each(connection: Connection, runs: Sequence[Job]) -> list[Place]:
     """Write down that streams of these runs are held open. Raises LeaseLost."""
     now = clock(connection)
     changes = [Change(job=job, values={"stream_opened_at": now}) for job in runs]
-    return [Place.TAKEN for _ in write_each(connection, changes, now=now)]
+    write_each(connection, changes, now=now)
+    return [Place.TAKEN] * len(changes)
 
 
 def open_if_safe(connection: Connection, job: Job, *, api_origin: str, trials: int) -> Place:
@@ -293,7 +296,7 @@ class Closing:
     left: bool
 
 
-def close_each(connection: Connection, closings: Sequence[Closing]) -> list[Job]:
+def close_each(connection: Connection, closings: Sequence[Closing]) -> list[None]:
     """Give the places of streams back. Raises LeaseLost."""
     now = clock(connection)
     changes = [
@@ -303,7 +306,8 @@ def close_each(connection: Connection, closings: Sequence[Closing]) -> list[Job]
         )
         for closing in closings
     ]
-    return write_each(connection, changes, now=now)
+    write_each(connection, changes, now=now)
+    return [None] * len(changes)
 
 
 SAFE_AFTER_BREAKS = 3

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, inser
 
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
-from orchestrator.states import ErrorKind, State
+from orchestrator.states import State
 from orchestrator.store.schema import job_events, jobs
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs.guarded import fenced, moving
@@ -36,6 +36,18 @@ class Change:
     event: str | None = None
     detail: Mapping[str, Any] | None = None
     by: str | None = None
+
+    def columns(self, now: datetime) -> dict[str, Any]:
+        """All that is written, at the database's time `now`. A move is checked."""
+        move = moving(self.job.state, self.to, self.values, self.event)
+        return {**self.values, **move, "updated_at": now}
+
+    def written(self, now: datetime) -> Job:
+        """The job as it stands after the write: what its holder knew, and what was written.
+
+        What others may write beside a holder, a wish to cancel, is not looked up.
+        """
+        return self.job.evolve(self.columns(now))
 
 
 _Row: TypeAlias = tuple[Job, dict[str, Any]]
@@ -57,26 +69,19 @@ def write_each(
     *,
     now: datetime,
     only_if: ColumnElement[bool] | None = None,
-) -> list[Job]:
-    """Make each change to its own job, all or none, and return the jobs as they then stand.
+) -> None:
+    """Make each change to its own job, all or none.
 
-    A returned job is what its holder knew and what was written; what others may write beside a
-    holder, a wish to cancel, is not looked up. `now` is the database's time. Raises LeaseLost
-    unless every job is as its holder believes; the caller rolls back then.
+    `now` is the database's time. Raises LeaseLost unless every job is as its holder believes; the
+    caller rolls back then.
     """
-    written: dict[int, Job] = {}
-    shapes: dict[tuple[State, tuple[str, ...]], list[tuple[Job, dict[str, Any]]]] = defaultdict(
-        list
-    )
+    shapes: dict[_Shape, list[_Row]] = defaultdict(list)
     for change in changes:
-        move = moving(change.job.state, change.to, change.values, change.event)
-        values = {**change.values, **move, "updated_at": now}
-        shapes[change.job.state, tuple(sorted(values))].append((change.job, values))
+        columns = change.columns(now)
+        shapes[change.job.state, tuple(sorted(columns))].append((change.job, columns))
     for (came_from, names), rows in shapes.items():
         _write_alike(connection, _update(came_from, names, only_if), rows)
-        written |= {job.id: _after(job, values) for job, values in rows}
-    _log_each(connection, changes, written, now)
-    return [written[change.job.id] for change in changes]
+    _log_each(connection, [change for change in changes if change.event is not None], now)
 
 
 def _write_alike(connection: Connection, statement: Update, rows: Sequence[_Row]) -> None:
@@ -108,35 +113,23 @@ def own() -> ColumnElement[bool]:
     )
 
 
-def _after(job: Job, values: Mapping[str, Any]) -> Job:
-    known = dict(values)
-    if "state" in known:
-        known["state"] = State(known["state"])
-    if known.get("error_kind") is not None:
-        known["error_kind"] = ErrorKind(known["error_kind"])
-    return replace(job, **known)
-
-
 _LOG = insert(job_events)
 
 
-def _log_each(
-    connection: Connection, changes: Sequence[Change], written: Mapping[int, Job], now: datetime
-) -> None:
+def _log_each(connection: Connection, changes: Sequence[Change], now: datetime) -> None:
     rows = [
         {
             "job_id": change.job.id,
             "at": now,
             "event": change.event,
             "from_state": change.job.state.value,
-            "to_state": written[change.job.id].state.value,
-            "attempt": written[change.job.id].attempt,
+            "to_state": (change.to or change.job.state).value,
+            "attempt": change.values.get("attempt", change.job.attempt),
             "lease": change.job.lease,
             "worker_id": change.by,
             "detail": dict(change.detail) if change.detail else None,
         }
         for change in changes
-        if change.event is not None
     ]
     if rows:
         connection.execute(_LOG, rows)

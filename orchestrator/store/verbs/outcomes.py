@@ -90,7 +90,8 @@ def apply_each(connection: Connection, applied: Sequence[Applied]) -> list[Job]:
         )
         for one in applied
     ]
-    done = write_each(connection, changes, now=now)
+    write_each(connection, changes, now=now)
+    done = [change.written(now) for change in changes]
     kept = [(job, one.kept) for job, one in zip(done, applied, strict=True) if one.kept is not None]
     _save_messages(connection, kept)
     _drop_checkpoints(connection, [job for job in done if job.state.settled])
