@@ -197,7 +197,7 @@ class Follower:
             case Ending.CUT | Ending.FINISHED | Ending.NOTHING | Ending.UNREACHED:
                 self._poller.look_now()
             case Ending.REFUSED | Ending.NO_PLACE | Ending.FOREIGN | Ending.FORBIDDEN:
-                return
+                self._poller.look_first()
             case _:
                 assert_never(ending)
 

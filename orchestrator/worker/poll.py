@@ -33,6 +33,9 @@ SAVE_EVERY_S = 60.0
 SLACK_S = 60.0
 """How much longer than `poll_max` two answers may be apart: the call's own time-outs."""
 
+FIRST_LOOK_S = 1.0
+"""How long a run that was just accepted is left to its stream before its status is asked for."""
+
 CHAT_EVERY_S = 60.0
 """How often the chat is read for progress where no stream shows it."""
 
@@ -87,6 +90,11 @@ class Poller:
         """
         self._wake.set()
 
+    def look_first(self) -> None:
+        """End the wait for the first look: no stream will tell when the run is over."""
+        if self._looked_at == float("-inf"):
+            self._wake.set()
+
     def observe(self, sign: Sign) -> None:
         """Take an observation from elsewhere: news from the stream, or a wish to cancel."""
         self.progress, _ = step(self.progress, sign, self._tools.clock.boottime(), self._limits)
@@ -96,12 +104,12 @@ class Poller:
     async def until_end(self, *, at_once: bool = True) -> End:
         """Poll until the run's end is known. Raises LeaseLost if the job is not ours any more.
 
-        Without `at_once` the first look waits for `poll_min`, or for `look_now`.
+        Without `at_once` the first look waits for a second, for `look_now` or for `look_first`.
         Bounded by the clocks: `run_timeout` and `stall_timeout` stop a run that goes on, and a run
         that the server does not know is lost after half an hour.
         """
         if not at_once:
-            await self._sleep(self._tools.settings.follow.poll_min)
+            await self._sleep(FIRST_LOOK_S)
         end = await retried(self._retrying, self._look, over=lambda found: isinstance(found, End))
         return cast("End", end)
 

@@ -157,6 +157,11 @@ class StreamFollower:
     # --- one response ---------------------------------------------------------------------
 
     async def _respond(self) -> Response:
+        response = await self._one_response()
+        self._on_ended(response.ending)
+        return response
+
+    async def _one_response(self) -> Response:
         try:
             refused = await self._take_place()
         except StoreUnavailable as error:
@@ -169,7 +174,6 @@ class StreamFollower:
         self._tools.log.debug(
             "stream.ended", job_id=self.job.id, how=response.ending.value, count=self.count
         )
-        self._on_ended(response.ending)
         return response
 
     async def _read(self) -> Response:

@@ -48,7 +48,7 @@ CASES: Mapping[Act, Case] = {
     Act.OPEN_STREAM: Case(follow=STREAM),
     Act.CHECKPOINT: Case('[text="Done." tokens=20 delay=0.05]', follow=STREAM),
     Act.CLOSE_STREAM: Case(follow=STREAM),
-    Act.PROGRESS: Case(),
+    Act.PROGRESS: Case('[text="Done." tail=0.5]', follow={"mode": "poll"}),
     Act.NOTE_STOP: Case("[hang stop_time=0.1]", cancel=True, end=State.CANCELLED),
     Act.SETTLE: Case(),
     Act.RESCUE: Case(),

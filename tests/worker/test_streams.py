@@ -136,7 +136,7 @@ async def test_a_run_cancelled_by_our_break_says_so_and_the_origin_is_unsafe(
 ) -> None:
     bench.server.faults.add("cancel-on-leave")
     bench.server.faults.add("drop", chunks=5, prompt="broken")
-    (job,) = await streamed(bench, "broken [steps=2 tool_time=5]", mode=mode)
+    (job,) = await streamed(bench, "broken [first=1 steps=2 tool_time=5]", mode=mode)
     assert (job.state, job.error_kind) == ("failed", "cancelled_by_disconnect")
     assert job.run_status == "cancelled"
     assert bench.server.stats.stops == []
@@ -152,7 +152,7 @@ async def test_open_streams_are_read_on_but_none_is_reopened_once_unsafe(bench: 
     bench.server.faults.add("drop", chunks=5, prompt="broken")
     bench.server.faults.add("cut", after=4.0, prompt="other")
     broken, other = await bench.enqueue(
-        "broken [steps=2 tool_time=5]", 'other [text="Done." tail=5]'
+        "broken [first=1 steps=2 tool_time=5]", 'other [text="Done." tail=5]'
     )
     await bench.once(bench.settings(follow={"mode": "auto"}))
     assert (await bench.job(broken)).error_kind == "cancelled_by_disconnect"
