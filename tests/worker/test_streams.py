@@ -150,7 +150,7 @@ async def test_a_run_cancelled_by_our_break_says_so_and_the_origin_is_unsafe(
 async def test_open_streams_are_read_on_but_none_is_reopened_once_unsafe(bench: Bench) -> None:
     bench.server.faults.add("cancel-on-leave")
     bench.server.faults.add("drop", chunks=5, prompt="broken")
-    bench.server.faults.add("cut", after=4.0, prompt="other")
+    bench.server.faults.add("cut", chunks=None, after=4.0, prompt="other")
     broken, other = await bench.enqueue(
         "broken [first=1 steps=2 tool_time=5]", 'other [text="Done." tail=5]'
     )
