@@ -3,7 +3,8 @@
 Run `python -m benchmarks.stub [--port 0] [--latency-ms 0] [--stream-s 0] [--chunks 20]`. It
 prints `{"base_url": ...}` when it listens and, on SIGTERM, one line with what it counted. `GET
 /counts` gives the same meanwhile. It speaks HTTP/1.1 at the level of the protocol, from prepared
-bytes, and keeps two numbers for each run.
+bytes, and keeps three numbers for each run. `GET /ends` gives, in the order of the runs, when each
+ended by the wall clock, 0 for one that goes on.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ class Service:
         self.streams_open = 0
         self.streams_left = 0
         self._began: list[float] = []
+        self._ended: list[float] = []
         self._over = bytearray()
         self._cpu = time.process_time()
 
     def start(self) -> int:
         """Begin a run; give its number."""
         self._began.append(time.monotonic())
+        self._ended.append(time.time() + self.plan.stream_s if self.plan.by_time else 0.0)
         self._over.append(0)
         return len(self._over) - 1
 
@@ -67,6 +70,11 @@ class Service:
     def read_to_end(self, number: int) -> None:
         """Note that a stream of the run was delivered whole."""
         self._over[number] = 1
+        self._ended[number] = self._ended[number] or time.time()
+
+    def ends(self) -> bytes:
+        """When each run ended, as JSON; by the clock, also those that are still to come."""
+        return json.dumps(self._ended).encode()
 
     def report(self) -> bytes:
         """What was counted so far, as JSON."""
@@ -140,6 +148,8 @@ class Connection(asyncio.Protocol):
                 self._chat(number if run_number(session_id) == number else -1)
             case b"GET", [b"counts"]:
                 self._transport.write(self._answers.json(self._service.report()))
+            case b"GET", [b"ends"]:
+                self._transport.write(self._answers.json(self._service.ends()))
             case _:
                 self._service.counts["other"] += 1
                 self._later(self._answers.not_found)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
+from weakref import WeakSet
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
@@ -35,6 +36,12 @@ LOOK_FIRST_S, LOOK_MOST_S = 0.1, 1.0
 
 WATCH_EVERY_S = 0.5
 """How often a watching caller looks at the database."""
+
+_current: WeakSet[Engine] = WeakSet()
+"""The callers' engines whose schema was looked at: once for each, as for a store of our own."""
+
+_HAS_CLOCK = "orchestrator_clock"
+"""What a caller's SQLite connection remembers, for as long as it is open, once it has our clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +157,10 @@ def _job_or_refusal(
 def on_callers_sync(caller: BlockingCaller, verb: Callable[[Connection], T]) -> T:
     """Run a verb in the transaction of the caller's own blocking connection or session."""
     connection = caller.connection() if isinstance(caller, Session) else caller
-    migrations.require_current(connection)
-    if connection.dialect.name == "sqlite":
+    if connection.engine not in _current:
+        migrations.require_current(connection)
+        _current.add(connection.engine)
+    if connection.dialect.name == "sqlite" and not connection.info.get(_HAS_CLOCK):
         sqlite.register_clock(connection.connection.dbapi_connection)
+        connection.info[_HAS_CLOCK] = True
     return verb(connection)

@@ -62,9 +62,9 @@ def job_values(options: Options, defaults: Defaults | None = None) -> dict[Colum
         if "input_messages" in given:
             raise InvalidJob("messages", "…", "give messages or input_messages, not both")
         given["input_messages"] = given.pop("messages")
-    for name in given:
-        if name not in _CHECKS:
-            raise InvalidJob(name, given[name], f"there is no such option{_nearest(name)}")
+    if not given.keys() <= _CHECKS.keys():
+        name = next(name for name in given if name not in _CHECKS)
+        raise InvalidJob(name, given[name], f"there is no such option{_nearest(name)}")
     values = {name: _CHECKS[name](name, value) for name, value in given.items()}
     values.setdefault("queue", defaults.queue)
     values.setdefault("max_attempts", defaults.max_attempts)
@@ -91,7 +91,7 @@ def request_body(job: Job) -> dict[str, Any]:
 def _body(values: Mapping[Column, Any]) -> dict[str, Any]:
     body = {
         field: values[column]
-        for column, field in _FIELDS[Endpoint(values.get("endpoint", Endpoint.RUNS))].items()
+        for column, field in _FIELDS[values.get("endpoint", Endpoint.RUNS)].items()
         if values.get(column) is not None
     }
     size = len(json.dumps(body))
@@ -110,7 +110,7 @@ _COMMON_FIELDS = {
     "artist_id": "artistId",
     "model": "model",
 }
-_FIELDS: Mapping[Endpoint, Mapping[Column, str]] = {
+_FIELDS: Mapping[str, Mapping[Column, str]] = {
     Endpoint.RUNS: {
         **_COMMON_FIELDS,
         "account_id": "accountId",
@@ -124,11 +124,19 @@ _FIELDS: Mapping[Endpoint, Mapping[Column, str]] = {
     },
 }
 _REQUEST_COLUMNS = tuple(dict.fromkeys(name for fields in _FIELDS.values() for name in fields))
+_DROPPED = {
+    endpoint: frozenset(_REQUEST_COLUMNS) - fields.keys() for endpoint, fields in _FIELDS.items()
+}
+
+_UNBOUNDED = frozenset({"input_messages", "exclude_tools"})
+_SURELY_FITS = 350_000
+"""A prompt of so many characters stays below the limit: JSON takes at most 12 bytes for one, and
+what else a request says in bounded fields is short."""
 
 
 def _check_together(values: Mapping[Column, Any]) -> None:
     """Check what single fields cannot say."""
-    endpoint = Endpoint(values.get("endpoint", Endpoint.RUNS))
+    endpoint = values.get("endpoint", Endpoint.RUNS)
     if ("prompt" in values) == ("input_messages" in values):
         both = "prompt" in values
         raise InvalidJob(
@@ -137,23 +145,24 @@ def _check_together(values: Mapping[Column, Any]) -> None:
             "exactly one of prompt and messages must be given"
             + ("; drop one of them" if both else ""),
         )
-    for name in _REQUEST_COLUMNS:
-        if name in values and name not in _FIELDS[endpoint]:
-            other = Endpoint.GENERATE if endpoint is Endpoint.RUNS else Endpoint.RUNS
-            raise InvalidJob(
-                name,
-                values[name],
-                f"the {endpoint.value} endpoint drops this field; leave it out or set "
-                f"endpoint={other.value!r}",
-            )
+    if not _DROPPED[endpoint].isdisjoint(values):
+        name = next(name for name in _REQUEST_COLUMNS if name in values.keys() & _DROPPED[endpoint])
+        other = Endpoint.GENERATE if endpoint == Endpoint.RUNS else Endpoint.RUNS
+        raise InvalidJob(
+            name,
+            values[name],
+            f"the {endpoint} endpoint drops this field; leave it out or set "
+            f"endpoint={other.value!r}",
+        )
     expires, scheduled = values.get("expires_at"), values.get("scheduled_at")
     if expires is not None and scheduled is not None and expires <= scheduled:
         raise InvalidJob("expires_at", expires.isoformat(), "it must be later than scheduled_at")
-    if endpoint is Endpoint.GENERATE and values.get("retry_on"):
+    if endpoint == Endpoint.GENERATE and values.get("retry_on"):
         raise InvalidJob(
             "retry_on", values["retry_on"], "a generate job has no run whose end could be retried"
         )
-    _body(values)
+    if not _UNBOUNDED.isdisjoint(values) or len(values["prompt"]) > _SURELY_FITS:
+        _body(values)
 
 
 # --- one check for each column -------------------------------------------------------------

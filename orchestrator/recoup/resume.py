@@ -16,6 +16,17 @@ from orchestrator.recoup.fold.values import Json, identity
 _CallState: TypeAlias = Literal["streaming", "ready"]
 _ERROR_FIELDS = {"type", "toolCallId", "errorText"}
 _MADE_UP_ERROR = "Cancelled"
+_TELLING = frozenset(
+    {
+        "tool-input-start",
+        "tool-input-error",
+        "tool-input-available",
+        "tool-output-available",
+        "tool-output-error",
+        "tool-output-denied",
+    }
+)
+"""The types that open or end a call, of which some may be made up; all others just count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +66,31 @@ class ResponseReader:
         """Take the next chunks; give those that are now surely stored ones, to fold and count."""
         counted: list[Json] = []
         for chunk in chunks:
+            kind = _type(chunk)
             if self._at_start:
                 self._at_start = False
-                if _type(chunk) == "finish" and not self._finish_is_real:
+                if kind == "finish" and not self._finish_is_real:
                     self._lone_finish.append(chunk)
                     continue
-            if self._may_be_made_up(chunk):
+            telling = kind in _TELLING
+            if telling and self._may_be_made_up(kind, chunk):
                 self._held.append(chunk)
             else:
-                counted += [*self._lone_finish, *self._held, chunk]
-                self._lone_finish.clear()
-                self._held.clear()
-            self._observe(chunk)
+                if self._held or self._lone_finish:
+                    counted += [*self._lone_finish, *self._held]
+                    self._lone_finish.clear()
+                    self._held.clear()
+                counted.append(chunk)
+            if telling:
+                self._observe(kind, chunk)
         return counted
 
     def close(self) -> Remainder:
         """Take the end of the body, clean or broken: what is held back now does not count."""
         return Remainder(held=tuple(self._held), lone_finish=bool(self._lone_finish))
 
-    def _may_be_made_up(self, chunk: Json) -> bool:
+    def _may_be_made_up(self, kind: str, chunk: Json) -> bool:
         """Tell whether `chunk` has the shape of an end that the server gives to an open call."""
-        kind = _type(chunk)
         if kind not in ("tool-input-available", "tool-output-error"):
             return False
         call = self._calls.get(identity(chunk.get("toolCallId")))
@@ -84,10 +99,7 @@ class ResponseReader:
         exact = chunk.keys() == _ERROR_FIELDS and chunk["errorText"] == _MADE_UP_ERROR
         return call is not None and exact
 
-    def _observe(self, chunk: Json) -> None:
-        kind = _type(chunk)
-        if not kind.startswith("tool-"):
-            return
+    def _observe(self, kind: str, chunk: Json) -> None:
         call = identity(chunk.get("toolCallId"))
         match kind:
             case "tool-input-start" | "tool-input-error":

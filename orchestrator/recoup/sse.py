@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from orchestrator.recoup.fold.values import Json, parse_json
 
 _BOM = b"\xef\xbb\xbf"
-_DATA = b"data"
+_DATA = "data"
 _DONE = "[DONE]"
 
 
@@ -37,19 +37,25 @@ class EventParser:
         self._at_start = True
         self._carriage_return = False
         self._line: list[bytes] = []
-        self._data: list[bytes] = []
+        self._data: list[str] = []
 
     def feed(self, data: bytes) -> list[Json | BadEvent]:
         """Take the next bytes; give the chunks that they complete, in order."""
         if not data:
             return []
-        if self._carriage_return:
-            data = b"\r" + data
-        # A CR at the end may be the first half of a CRLF: the next byte tells.
-        self._carriage_return = data.endswith(b"\r")
-        if self._carriage_return:
-            data = data[:-1]
-        return self._take(data)
+        if self._carriage_return or b"\r" in data:
+            data = self._without_returns(data)
+        first, ended, rest = data.rpartition(b"\n")
+        if not ended:
+            self._line.append(rest)
+            return []
+        lines = b"".join((*self._line, first)) if self._line else first
+        self._line = [rest] if rest else []
+        if self._at_start:
+            self._at_start = False
+            lines = lines.removeprefix(_BOM)
+        # A broken character ends with its line at the latest: all lines are decoded at once.
+        return self._events(lines.decode("utf-8", "replace").split("\n"))
 
     def close(self) -> list[Json | BadEvent]:
         """Take the end of the body: an event that is still open is thrown away.
@@ -62,34 +68,33 @@ class EventParser:
         self._data.clear()
         return []
 
-    def _take(self, data: bytes) -> list[Json | BadEvent]:
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        first, *others = data.split(b"\n")
-        self._line.append(first)
-        if not others:
-            return []
-        lines = [b"".join(self._line), *others[:-1]]
-        self._line = [others[-1]]
-        if self._at_start:
-            self._at_start = False
-            lines[0] = lines[0].removeprefix(_BOM)
-        return self._events(lines)
+    def _without_returns(self, data: bytes) -> bytes:
+        """Give `data` with LF for every end of a line, but for a CR that may not be a whole one."""
+        if self._carriage_return:
+            data = b"\r" + data
+        # A CR at the end may be the first half of a CRLF: the next byte tells.
+        self._carriage_return = data.endswith(b"\r")
+        if self._carriage_return:
+            data = data[:-1]
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _events(self, lines: list[bytes]) -> list[Json | BadEvent]:
+    def _events(self, lines: list[str]) -> list[Json | BadEvent]:
         events: list[Json | BadEvent] = []
+        data = self._data
         for line in lines:
-            if not line:
-                if self._data:
+            if line[:6] == "data: ":
+                data.append(line[6:])
+            elif not line:
+                if data:
                     self._deliver(events)
-            elif line.startswith(b"data:"):
-                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+            elif line[:5] == "data:":
+                data.append(line[5:])
             elif line == _DATA:
-                self._data.append(b"")
+                data.append("")
         return events
 
     def _deliver(self, events: list[Json | BadEvent]) -> None:
-        text = b"\n".join(self._data).decode("utf-8", "replace")
+        text = self._data[0] if len(self._data) == 1 else "\n".join(self._data)
         self._data.clear()
         if text == _DONE:
             self.done = True

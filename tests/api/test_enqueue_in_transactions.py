@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from orchestrator import NotFound, Orchestrator, SchemaMismatch, sync
 from orchestrator.store import migrations
+from orchestrator.store.engine import parse_url
 
 
 @pytest.fixture
@@ -106,6 +108,27 @@ async def test_an_event_comes_with_the_job(orc: Orchestrator, theirs: AsyncEngin
         handles = await orc.enqueue_many([{"prompt": "a"}, {"prompt": "b"}], connection=mine)
     for handle in handles:
         assert [event.event for event in await handle.events()] == ["job.enqueued"]
+
+
+async def test_every_connection_of_an_engine_will_do(database_url: str) -> None:
+    """What is known of the engine after its first call does not hold for a new connection."""
+    engine = create_engine(database_url, poolclass=NullPool)
+    async with Orchestrator(database_url) as orc:
+        for _ in range(2):
+            with engine.begin() as mine:
+                handles = [await orc.enqueue("x", connection=mine) for _ in range(2)]
+            assert [(await handle.get()).prompt for handle in handles] == ["x", "x"]
+
+
+async def test_a_schema_that_was_refused_is_looked_at_again(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    engine = create_engine(url)
+    with engine.begin() as mine, pytest.raises(SchemaMismatch):
+        sync.Orchestrator(url).enqueue("x", connection=mine)
+    migrations.upgrade(parse_url(url))
+    with engine.begin() as mine:
+        assert sync.Orchestrator(url).enqueue("x", connection=mine).created
+    engine.dispose()
 
 
 async def test_nothing_of_the_callers_is_committed_or_closed(

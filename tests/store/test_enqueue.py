@@ -20,6 +20,7 @@ CHANGED = {
     "artist_id": "3c90c3cc-0d44-4b50-8888-8dd25736052b",
     "account_id": "3c90c3cc-0d44-4b50-8888-8dd25736052a",
 }
+EVER, LATER = "2999-01-31T08:00:00Z", "2030-01-31T09:00:00+01:00"
 
 
 def test_a_job_starts_queued_due_and_untouched(desk: Desk) -> None:
@@ -58,6 +59,50 @@ def test_every_option_reaches_its_column(desk: Desk) -> None:
     assert job.scheduled_at is not None
     assert job.scheduled_at.isoformat() == "2030-01-31T08:00:00+00:00"
     assert job.available_at == job.scheduled_at
+
+
+def test_a_job_is_the_row_that_plain_sql_makes(desk: Desk) -> None:
+    plain = "INSERT INTO jobs (prompt, max_attempts, queue) VALUES ('hello', 1, 'default')"
+    desk.sql(plain)
+    desk.enqueue_all({}, {})
+    by_sql, first, second = desk.rows("SELECT * FROM jobs ORDER BY id")
+    own = {"id", "created_at", "updated_at", "available_at"}
+    for row in (first, second):
+        assert {name for name in row if row[name] != by_sql[name]} == own
+    assert first["created_at"] == second["created_at"], "one call has one time"
+
+
+def test_every_job_of_a_call_has_every_option_of_its_own(desk: Desk) -> None:
+    """What reaches its column in a call with one job reaches it beside others, and first or not."""
+    rows: list[dict[str, Any]] = [
+        {"priority": -3, "tags": ["t", "ü\u2028"], "run_timeout": 0.1 + 0.2, "expires_at": EVER},
+        {"scheduled_at": LATER, "metadata": {"deep": [1, None, "\ud800", 1e-7]}, "batch": 'b"\\'},
+        {
+            "prompt": None,
+            "messages": [{"role": "user", "content": "ü\x00"}],
+            "endpoint": "generate",
+        },
+        {"exclude_tools": ["x"], "endpoint": "generate", "room_id": CHANGED["artist_id"]},
+    ]
+    for some in (rows, rows[::-1]):
+        done = desk.enqueue_all(*some)
+        for (job_id, _), row in zip(done, some, strict=True):
+            job = desk.get(job_id)
+            for name, value in job_values({"prompt": "hello", **row}).items():
+                assert getattr(job, name) == value, name
+            assert job.available_at == (job.scheduled_at or job.created_at)
+
+
+def test_the_order_holds_however_much_text_there_is(postgres_desk: Desk) -> None:
+    """One statement takes so much text only, so a few long prompts make several."""
+    prompts = [f"{n}" + "ü" * (400_000 if n % 3 == 0 else 1) for n in range(10)]
+    done = postgres_desk.enqueue_all(*({"prompt": prompt} for prompt in prompts))
+    found = postgres_desk.rows("SELECT id, prompt, created_at FROM jobs ORDER BY id")
+    assert [(row["id"], row["prompt"]) for row in found] == [
+        (job_id, prompt) for (job_id, _), prompt in zip(done, prompts, strict=True)
+    ]
+    assert len({row["created_at"] for row in found}) == 1
+    assert postgres_desk.rows("SELECT count(DISTINCT at) AS n FROM job_events") == [{"n": 1}]
 
 
 def test_three_thousand_jobs_at_once_come_back_in_order(desk: Desk) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -65,11 +68,40 @@ def test_a_back_off_is_a_wait_of_tenacity() -> None:
 # --- Growing ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("age", "wait"), [(0, 1), (10, 1), (100, 10), (300, 30), (9999, 30)])
-def test_a_growing_wait_is_a_tenth_of_the_age(age: float, wait: float) -> None:
-    for rand, factor in ((lowest, 0.75), (highest, 1.25)):
+@pytest.mark.parametrize(
+    ("age", "wait"),
+    [(0, 1), (5, 1), (7, 2), (15, 6), (60, 6), (300, 6), (600, 12), (1500, 30), (9999, 30)],
+)
+def test_a_growing_wait_rises_stays_and_rises_with_the_age(age: float, wait: float) -> None:
+    for rand, factor in ((lowest, 0.95), (highest, 1.0)):
         growing = Growing(age=lambda: age, bounds=lambda: (1, 30), rand=rand)
         assert growing(state()) == pytest.approx(wait * factor)
+
+
+def looks(length: float, rand: Callable[[], float]) -> tuple[int, float]:
+    """How often a run of this length is asked about, and how late its end is known."""
+    number, now = 1, 0.0
+    growing = Growing(age=lambda: now, bounds=lambda: (1, 30), rand=rand)
+    while now < length:
+        now += growing(state())
+        number += 1
+    return number, now - length
+
+
+@given(st.floats(4, 5) | st.floats(300, 10_000), st.randoms(use_true_random=False))
+def test_an_end_is_known_within_a_second_or_a_fiftieth_of_the_run(
+    length: float, random: Random
+) -> None:
+    _, late = looks(length, random.random)
+    assert late <= max(1.0, length / 50)
+
+
+@given(st.floats(300, 10_000))
+def test_runs_from_five_minutes_on_are_asked_about_less_than_every_five_seconds(
+    length: float,
+) -> None:
+    number, _ = looks(length, lambda: 0.5)
+    assert number <= 1 + math.ceil(length / 5)
 
 
 def test_a_growing_wait_honours_a_wish() -> None:
@@ -80,7 +112,7 @@ def test_a_growing_wait_honours_a_wish() -> None:
 
 def test_bounds_may_change_in_between() -> None:
     bounds = [(1.0, 30.0), (10.0, 60.0)]
-    growing = Growing(age=lambda: 0, bounds=bounds.pop, rand=lambda: 0.5)
+    growing = Growing(age=lambda: 0, bounds=bounds.pop, rand=highest)
     assert [growing(state()), growing(state())] == [10, 1]
 
 

@@ -28,6 +28,8 @@ from orchestrator.recoup.fold.values import (
 )
 
 _STEP_START = {"type": "step-start"}
+_SILENT = frozenset({"start", "finish", "message-metadata", "start-step", "finish-step", "error"})
+"""The types after which the reader yields no message, unless they change its head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,7 @@ class MessageFold:
         kind = chunk.get("type") if isinstance(chunk, dict) else None
         if not isinstance(kind, str):
             return True
-        yielding = self._yielding.get(kind)
-        handler = yielding or self._silent.get(kind)
+        handler = self._handlers.get(kind)
         if handler is None:
             if kind.startswith("data-"):
                 self._data_part(kind, chunk)
@@ -129,13 +130,14 @@ class MessageFold:
             self.fatal = self.count - 1
             self._errors.append(str(error))
             return False
-        if yielding is not None:
-            self._yield()
+        if kind not in _SILENT:
+            self._yielded = True
+            self._unyielded_steps = 0
         return True
 
     @cached_property
-    def _yielding(self) -> dict[str, Callable[[Chunk], None]]:
-        """What the reader yields a message after, by type; made with the first chunk."""
+    def _handlers(self) -> dict[str, Callable[[Chunk], None]]:
+        """What folds a chunk, by its type; made with the first one."""
         texts, reasonings, tools = self._texts, self._reasonings, self._tools
         return {
             "text-start": texts.start,
@@ -153,11 +155,6 @@ class MessageFold:
             "tool-output-error": tools.output_error,
             "tool-output-denied": tools.output_denied,
             **dict.fromkeys(PLAIN_PARTS, self._plain_part),
-        }
-
-    @cached_property
-    def _silent(self) -> dict[str, Callable[[Chunk], None]]:
-        return {
             "start": self._start,
             "finish": self._finish,
             "message-metadata": self._metadata,

@@ -74,9 +74,13 @@ class OpenTexts:
 
     def delta(self, chunk: dict[str, Json]) -> None:
         """Lengthen the open part. Raises FoldError if none is open under the id."""
-        part = self._find(chunk)
-        part.deltas.append(js_text(required(chunk, "delta")))
-        self._describe(part, chunk)
+        name, text = chunk.get("id"), chunk.get("delta")
+        part = self._open.get(name) if isinstance(name, str) else None
+        if part is None or not isinstance(text, str):
+            part, text = self._find(chunk), js_text(required(chunk, "delta"))
+        part.deltas.append(text)
+        if "providerMetadata" in chunk:
+            self._describe(part, chunk)
 
     def end(self, chunk: dict[str, Json]) -> None:
         """Close the open part. Raises FoldError if none is open under the id."""

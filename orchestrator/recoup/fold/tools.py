@@ -37,12 +37,14 @@ _LABELS = frozenset({"toolCallId", "toolName", "title", "toolMetadata"})
 class PartialInput:
     """The input of a call as far as it has come, with what its later parts must carry."""
 
-    __slots__ = ("_read", "_value", "kind", "labels", "pieces")
+    __slots__ = ("_read", "_value", "kind", "labels", "part", "pieces")
 
     def __init__(self, kind: Kind, labels: Chunk) -> None:
         self.kind = kind
         self.labels = labels
         self.pieces: list[str] = []
+        self.part: ToolPart | None = None
+        """The part that showed it last, if each of its later pieces must find the same one."""
         self._read = -1
         self._value: Json | Absent = ABSENT
 
@@ -118,6 +120,25 @@ class ToolParts:
 
     def input_delta(self, chunk: Chunk) -> None:
         """Lengthen a streamed input. Raises FoldError if its start was not seen."""
+        if not self._lengthened(chunk):
+            self._show_longer(chunk)
+
+    def _lengthened(self, chunk: Chunk) -> bool:
+        """Add a piece to an input that its part shows already: no field of that changes."""
+        name, text = chunk.get("toolCallId"), chunk.get("inputTextDelta")
+        if not (isinstance(name, str) and isinstance(text, str)):
+            return False
+        partial = self._partial.get(name)
+        if partial is None or partial.part is None:
+            return False
+        fields = partial.part.fields
+        shown = fields["state"] == "input-streaming" and fields.get("input") is partial
+        if shown:
+            partial.pieces.append(text)
+        return shown
+
+    def _show_longer(self, chunk: Chunk) -> None:
+        """Lengthen an input and have its part show it. Raises FoldError as `input_delta`."""
         name = js_text(required(chunk, "toolCallId"))
         partial = self._partial.get(name)
         if partial is None and name in INHERITED_KEYS:
@@ -130,7 +151,9 @@ class ToolParts:
                 f'"tool-input-start" chunk is sent before any "tool-input-delta" chunks.'
             )
         partial.pieces.append(js_text(required(chunk, "inputTextDelta")))
-        self._update(partial.kind, partial.labels, "input-streaming", {"input": partial})
+        part = self._update(partial.kind, partial.labels, "input-streaming", {"input": partial})
+        key = identity(required(partial.labels, "toolCallId"))
+        partial.part = part if self._by_kind.get((partial.kind, key)) is part else None
 
     def input_available(self, chunk: Chunk) -> None:
         """Set the whole input."""
@@ -180,8 +203,8 @@ class ToolParts:
 
     # --- what they share --------------------------------------------------------------------
 
-    def _update(self, kind: Kind, chunk: Chunk, state: str, fields: dict[str, Json]) -> None:
-        """Bring the part of this kind and id to `state`, appending it if there is none.
+    def _update(self, kind: Kind, chunk: Chunk, state: str, fields: dict[str, Json]) -> ToolPart:
+        """Bring the part of this kind and id to `state`, appending it if there is none; give it.
 
         `fields` are the call's contents: what it does not name goes away.
         """
@@ -196,6 +219,7 @@ class ToolParts:
             if chunk.get(name) is not None:
                 part.fields[name] = chunk[name]
         self._settle(part, chunk, state, fields)
+        return part
 
     @staticmethod
     def _settle(part: ToolPart, chunk: Chunk, state: str, fields: dict[str, Json]) -> None:

@@ -62,10 +62,12 @@ def parse_json(text: str) -> Json:
     reach a prototype in JavaScript (the package refuses those too).
     """
     try:
-        value = _DECODER.decode(text)
+        value, end = _DECODER.raw_decode(text) if text[:1] == "{" else (None, -1)
+        if end != len(text):  # spaces around it, or no JSON
+            value = _DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH:
+    if len(text) > MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH:
         _refuse_depth(value)
     if "__proto__" in text or "constructor" in text or "\\u00" in text:
         _refuse_prototypes(value)

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.errors import DuplicateKey
 from orchestrator.job import Job
 from orchestrator.states import State
-from orchestrator.store.schema import job_events, jobs
+from orchestrator.store.schema import jobs
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs.guarded import Grip, write
+from orchestrator.store.verbs.insert import STARTING, insert_jobs
 from orchestrator.store.wake import announce
 
 
@@ -65,20 +66,6 @@ _WISHES = (
 )
 """What else a caller says of a job."""
 
-_STARTING = {
-    "queue": "default",
-    "max_attempts": 1,
-    "state": State.QUEUED.value,
-    "priority": 0,
-    "endpoint": "runs",
-    "attempt": 0,
-    "lease": 0,
-    "deferrals": 0,
-    "resubmits": 0,
-    "followed_s": 0.0,
-    "quiet_s": 0.0,
-}
-
 _BATCH = 500
 """Keys a look-up: SQLite takes at most 32,766 bound values a statement."""
 
@@ -97,8 +84,9 @@ def enqueue_many(
     Raises DuplicateKey for a `unique_key` that exists where `on_conflict` does not allow it;
     the caller's transaction must then be rolled back, so that all or nothing is inserted.
     """
-    keyed = any(row.get("unique_key") for row in rows)
-    for _ in range(_TRIES if keyed else 0):
+    if not any(row.get("unique_key") for row in rows):
+        return [Enqueued(job_id, created=True) for job_id in insert_jobs(connection, rows)]
+    for _ in range(_TRIES):
         try:
             # Another transaction may commit one of the keys between our look and our insert.
             with connection.begin_nested():
@@ -129,9 +117,7 @@ def _enqueue(
                 done[index] = _meet(connection, existing[key], row, on_conflict)
             else:
                 fresh.append(index)
-    ids = _insert(connection, [rows[index] for index in fresh]) if fresh else []
-    if ids:
-        announce(connection)
+    ids = insert_jobs(connection, [rows[index] for index in fresh])
     for index, job_id in zip(fresh, ids, strict=True):
         done[index] = Enqueued(job_id, created=True)
     for index, row in enumerate(rows):
@@ -139,18 +125,6 @@ def _enqueue(
             first = done[seen[row["unique_key"]]]
             done[index] = None if first is None else Enqueued(first.id, created=False)
     return [item for item in done if item is not None]
-
-
-def _insert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    now = connection.execute(select(db_now())).scalar_one()
-    names = {name for row in rows for name in row}
-    blank = {**dict.fromkeys(names), **_STARTING, "created_at": now, "updated_at": now}
-    records = [{**blank, "available_at": row.get("scheduled_at") or now, **row} for row in rows]
-    statement = insert(jobs).returning(jobs.c.id, sort_by_parameter_order=True)
-    ids = list(connection.execute(statement, records).scalars())
-    event = {"at": now, "event": "job.enqueued", "to_state": State.QUEUED.value, "attempt": 0}
-    connection.execute(insert(job_events), [{**event, "job_id": job_id} for job_id in ids])
-    return ids
 
 
 def _existing(connection: Connection, keys: Sequence[str], *, locked: bool) -> dict[str, Job]:
@@ -177,7 +151,7 @@ def _meet(
                 f"it is {job.state.value} and only a queued job that was never sent is replaced",
             )
         values = {
-            **{name: row.get(name, _STARTING.get(name)) for name in (*_CONTENT, *_WISHES)},
+            **{name: row.get(name, STARTING.get(name)) for name in (*_CONTENT, *_WISHES)},
             **dict.fromkeys(("error", "http_status", "cancel_requested_at")),
             "deferrals": 0,
             "available_at": row.get("scheduled_at") or db_now(),
@@ -199,7 +173,7 @@ def _require_same(
     differing = [
         name
         for name in _CONTENT
-        if (existing.get(name) or _STARTING.get(name)) != (row.get(name) or _STARTING.get(name))
+        if (existing.get(name) or STARTING.get(name)) != (row.get(name) or STARTING.get(name))
     ]
     if differing:
         raise DuplicateKey(
