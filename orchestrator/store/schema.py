@@ -208,6 +208,11 @@ def is_queued() -> ColumnElement[bool]:
     return jobs.c.state == literal_column(f"'{State.QUEUED.value}'")
 
 
+def is_in_doubt() -> ColumnElement[bool]:
+    """The condition of a job in doubt, as the partial index has it."""
+    return jobs.c.state == literal_column(f"'{State.IN_DOUBT.value}'")
+
+
 def is_claimed() -> ColumnElement[bool]:
     """The condition of a job that a worker holds, or held until it died; as the indexes have it."""
     return jobs.c.state.in_([literal_column(f"'{name}'") for name in State if name in CLAIMED])

@@ -23,7 +23,7 @@ Listen: TypeAlias = "Callable[[Callable[[], None]], Awaitable[None]]"
 
 CHANNEL = "orchestrator_jobs"
 
-LOOK_EVERY_S = 0.1
+LOOK_EVERY_S = 0.15
 """How often a SQLite file is asked whether somebody has committed: one read of shared memory."""
 
 RECONNECT_FIRST_S, RECONNECT_MOST_S = 0.5, 10.0

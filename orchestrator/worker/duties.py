@@ -99,6 +99,8 @@ class Duties:
                 for job in await self._tools.write(Act.SWEEP, verb):
                     self._holdings.tally.count(job)
                     self._tools.log.info("job.swept", job_id=job.id, state=job.state.value)
+        if not self._holdings.live:
+            return
         for job_id in await store.read(crew.cancellations, self._tools.who.worker_id):
             follower = self._holdings.live.get(job_id)
             if follower is not None:

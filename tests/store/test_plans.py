@@ -128,10 +128,11 @@ def _running(connection: Connection) -> list[Job]:
 
 
 def _followed(connection: Connection) -> None:
-    seen = [
-        Seen(job=job, run_status="running", followed_s=1, quiet_s=0) for job in _running(connection)
-    ]
-    running = attempt.progress_each(connection, seen)
+    running = _running(connection)
+    attempt.progress_each(
+        connection,
+        [Seen(job=job, run_status="running", followed_s=1, quiet_s=0) for job in running],
+    )
     segment = Segment(0, [{"type": "start"}])
     attempt.checkpoint_each(
         connection, [Saving(job=job, segment=segment, followed_s=1, quiet_s=0) for job in running]

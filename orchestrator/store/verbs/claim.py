@@ -24,7 +24,7 @@ from sqlalchemy import (
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
 from orchestrator.states import Endpoint, ErrorKind, State
-from orchestrator.store.schema import gates, is_claimed, is_queued, jobs, queues
+from orchestrator.store.schema import gates, is_claimed, is_in_doubt, is_queued, jobs, queues
 from orchestrator.store.types import UtcTime, db_now
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.guarded import Grip, each_that_still_fits, write_all
@@ -75,6 +75,8 @@ def claim(
         return []
     order = order or Order()
     lanes = _due_lanes(connection, who)
+    if not lanes:
+        return []
     rules = _rules(connection, lanes)
     room = _room(connection, rules)
     taken: list[Job] = []
@@ -272,14 +274,13 @@ def _room(connection: Connection, rules: dict[str, _Rule]) -> dict[str, int]:
 
 def anything_to_sweep(connection: Connection) -> bool:
     """True if a queued job expired or was cancelled, or one in doubt is due to be sent again."""
-    for condition in (
+    conditions = (
         and_(is_queued(), jobs.c.expires_at <= db_now()),
-        called_off(),
-        and_(jobs.c.state == State.IN_DOUBT.value, jobs.c.resubmit_at <= db_now()),
-    ):
-        if connection.execute(select(jobs.c.id).where(condition).limit(1)).first():
-            return True
-    return False
+        *called_off(),
+        and_(is_in_doubt(), jobs.c.resubmit_at <= db_now()),
+    )
+    there_is = or_(*(select(jobs.c.id).where(condition).exists() for condition in conditions))
+    return bool(connection.execute(select(there_is)).scalar_one())
 
 
 def expire(connection: Connection, limit: int = 500) -> list[Job]:
@@ -287,13 +288,13 @@ def expire(connection: Connection, limit: int = 500) -> list[Job]:
     statement = (
         select(jobs)
         .where(is_queued(), jobs.c.expires_at <= db_now())
-        .order_by(jobs.c.id)
+        .order_by(jobs.c.expires_at)  # the index's order: that of ids would walk all of history
         .limit(limit)
     )
     due = [Job.from_row(row) for row in connection.execute(statement).mappings()]
     return each_that_still_fits(
         partial(outcomes.apply, connection, Grip.of(job), _expired(job.expires_at), seize=True)
-        for job in due
+        for job in sorted(due, key=lambda job: job.id)
         if job.expires_at is not None
     )
 
@@ -318,7 +319,7 @@ def count_due(connection: Connection, queue_names: Sequence[str] = ()) -> int:
             is_queued(),
             or_(jobs.c.scheduled_at.is_(None), jobs.c.scheduled_at <= now),
         ),
-        and_(jobs.c.state == State.IN_DOUBT.value, jobs.c.resubmit_at.is_not(None)),
+        and_(is_in_doubt(), jobs.c.resubmit_at.is_not(None)),
     )
     held_back = select(queues.c.name).where(
         or_(queues.c.paused_at.is_not(None), queues.c.concurrency == 0)

@@ -224,4 +224,6 @@ def _delete_of(connection: Connection, table: Table, of: Sequence[Job]) -> None:
     if of:
         attempts_of = [(job.id, job.attempt) for job in of]
         mine = tuple_(table.c.job_id, table.c.attempt).in_(attempts_of)
-        connection.execute(delete(table).where(mine))
+        # The ids once more: SQLite finds no row by a list of pairs, it reads them all.
+        which = table.c.job_id.in_([job.id for job in of])
+        connection.execute(delete(table).where(which, mine))

@@ -12,7 +12,7 @@ from orchestrator.errors import NotAllowed, NotFound
 from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import ErrorKind, State
-from orchestrator.store.schema import jobs, queues, workers
+from orchestrator.store.schema import is_in_doubt, is_queued, jobs, queues, workers
 from orchestrator.store.types import db_now
 from orchestrator.store.upsert import insert_if_absent
 from orchestrator.store.verbs import outcomes
@@ -62,21 +62,19 @@ def cancel(connection: Connection, job_id: int) -> Job:
     return outcomes.apply(connection, Grip.of(job), outcome, seize=True)
 
 
-def called_off() -> ColumnElement[bool]:
-    """The condition of a job whose cancellation was asked for, and that no worker holds any more:
-    it went back to the queue, or its answer was lost."""
-    return jobs.c.cancel_requested_at.is_not(None) & jobs.c.state.in_(
-        (State.QUEUED.value, State.IN_DOUBT.value)
-    )
+def called_off() -> tuple[ColumnElement[bool], ...]:
+    """The conditions of a job whose cancellation was asked for, and that no worker holds any more:
+    it went back to the queue, or its answer was lost. Each has an index of its own."""
+    asked_for = jobs.c.cancel_requested_at.is_not(None)
+    return is_queued() & asked_for, is_in_doubt() & asked_for
 
 
 def sweep_cancelled(connection: Connection, limit: int = 500) -> list[Job]:
     """Cancel the jobs that were called off while a worker held them."""
-    statement = select(jobs.c.id).where(called_off()).order_by(jobs.c.id).limit(limit)
-    return each_that_still_fits(
-        partial(cancel, connection, job_id)
-        for job_id in connection.execute(statement).scalars().all()
-    )
+    found: list[int] = []
+    for condition in called_off():
+        found += connection.execute(select(jobs.c.id).where(condition).limit(limit)).scalars()
+    return each_that_still_fits(partial(cancel, connection, job_id) for job_id in sorted(found))
 
 
 def retry(connection: Connection, job_id: int) -> Job:
@@ -161,16 +159,16 @@ def due_resubmits(connection: Connection, limit: int = 100) -> list[Job]:
     statement = (
         select(jobs.c.id)
         .where(
-            jobs.c.state == State.IN_DOUBT.value,
+            is_in_doubt(),
             jobs.c.resubmit_at <= db_now(),
             jobs.c.cancel_requested_at.is_(None),
         )
-        .order_by(jobs.c.id)
+        .order_by(jobs.c.resubmit_at)
         .limit(limit)
     )
     due = connection.execute(statement).scalars().all()
     return each_that_still_fits(
-        partial(resubmit, connection, job_id, by_policy=True) for job_id in due
+        partial(resubmit, connection, job_id, by_policy=True) for job_id in sorted(due)
     )
 
 
