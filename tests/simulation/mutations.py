@@ -195,7 +195,6 @@ CAUGHT_BY: Mapping[str, tuple[int, ...]] = {
     "send_without_mark": (53, 67),
     "guard_without_lease": (34,),
     "late_answer_dropped": (20,),
-    "fence_ignored": (15,),
     "requeued_after_death": (19,),
     "lost_answer_requeued": (41, 47),
     "dead_at_once": (3,),

@@ -24,7 +24,7 @@ def test_seeds_keep_every_promise(first: int, laboratory: Laboratory) -> None:
 def test_the_seeds_meet_what_they_are_for(laboratory: Laboratory) -> None:
     """Faults strike while it matters: else the promises would be kept for want of trouble."""
     states, counts = set[str](), set[str]()
-    for verdict in run_seeds(range(16), laboratory):
+    for verdict in run_seeds(range(30), laboratory):
         states |= verdict.states.keys()
         counts |= verdict.counts.keys()
     assert states >= {"completed", "failed", "cancelled", "in_doubt"}
