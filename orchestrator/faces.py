@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
-from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
@@ -37,11 +37,8 @@ LOOK_FIRST_S, LOOK_MOST_S = 0.1, 1.0
 WATCH_EVERY_S = 0.5
 """How often a watching caller looks at the database."""
 
-_current: WeakSet[Engine] = WeakSet()
-"""The callers' engines whose schema was looked at: once for each, as for a store of our own."""
-
-_HAS_CLOCK = "orchestrator_clock"
-"""What a caller's SQLite connection remembers, for as long as it is open, once it has our clock."""
+_KNOWN = "orchestrator_known"
+"""A mark on a caller's connection: its schema is ours, and it has our clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +154,42 @@ def _job_or_refusal(
 def on_callers_sync(caller: BlockingCaller, verb: Callable[[Connection], T]) -> T:
     """Run a verb in the transaction of the caller's own blocking connection or session."""
     connection = caller.connection() if isinstance(caller, Session) else caller
-    if connection.engine not in _current:
+    if not connection.info.get(_KNOWN):
         migrations.require_current(connection)
-        _current.add(connection.engine)
-    if connection.dialect.name == "sqlite" and not connection.info.get(_HAS_CLOCK):
-        sqlite.register_clock(connection.connection.dbapi_connection)
-        connection.info[_HAS_CLOCK] = True
-    return verb(connection)
+        if connection.dialect.name == "sqlite":
+            sqlite.register_clock(connection.connection.dbapi_connection)
+        connection.info[_KNOWN] = True
+    with _in_their_transaction(connection):
+        return verb(connection)
+
+
+@contextmanager
+def _in_their_transaction(connection: Connection) -> Iterator[None]:
+    """Begin the caller's transaction, if it has not begun.
+
+    Python's SQLite driver begins one only before statements that it knows to write: what stands
+    before its first INSERT, a savepoint or a WITH, would be committed by itself. A caller in
+    autocommit mode has no transaction to join: the block gets one of its own.
+    """
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        begun, autocommits, begin = (
+            driver.in_transaction,
+            driver.isolation_level is None,
+            "BEGIN IMMEDIATE",
+        )
+    else:
+        autocommits, begin = bool(getattr(driver, "autocommit", False)), "BEGIN"
+        begun = not autocommits or driver.info.transaction_status != 0
+    if begun:
+        yield
+        return
+    connection.exec_driver_sql(begin)
+    try:
+        yield
+    except BaseException:
+        if autocommits:
+            connection.exec_driver_sql("ROLLBACK")
+        raise
+    if autocommits:
+        connection.exec_driver_sql("COMMIT")

@@ -7,9 +7,10 @@ one when its batch is done. A caller's cancellation never reaches a statement; i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 from sqlalchemy import Connection
@@ -55,6 +56,8 @@ class Write(Generic[T]):
     order: int
     settled: anyio.Event = field(default_factory=anyio.Event)
     leads: bool = False
+    abandoned: bool = False
+    """Its caller was cancelled past every shield; the write still runs."""
     result: T | None = None
     error: BaseException | None = None
 
@@ -77,6 +80,7 @@ class GroupCommit:
         self._run = run
         self._waiting: list[Write[object]] = []
         self._busy = False
+        self._leading: asyncio.Future[None] | None = None
 
     async def write(
         self, verb: Callable[[Connection], T], *, urgent: bool = False, order: int = 0
@@ -92,28 +96,52 @@ class GroupCommit:
         with anyio.CancelScope(shield=True):
             entry.leads = not self._busy
             if not entry.leads:
-                await entry.settled.wait()
+                await self._wait(entry)
             if entry.leads:
-                await self._lead(entry)
+                await self._lead_on(entry)
         await anyio.lowlevel.checkpoint_if_cancelled()
         if entry.error is not None:
             raise entry.error
         return entry.result  # type: ignore[return-value] # None only where the verb gave None
 
-    async def _lead(self, own: Write[T]) -> None:
-        """Commit batches until our own write is among them, then hand the lead over."""
+    async def _wait(self, entry: Write[T]) -> None:
+        try:
+            await entry.settled.wait()
+        except asyncio.CancelledError:
+            entry.abandoned = True
+            if entry.leads:
+                self._hand_over()
+            raise
+
+    async def _lead_on(self, entry: Write[T]) -> None:
+        """Lead in a task of its own: asyncio's own cancellation knows no shield.
+
+        `asyncio.wait_for` and its like cancel a caller in the middle of a batch; the others in it
+        wait for its end all the same.
+        """
         self._busy = True
+        self._leading = asyncio.ensure_future(self._lead(entry))
+        await asyncio.shield(self._leading)
+
+    async def _lead(self, own: Write[Any]) -> None:
+        """Commit batches until our own write is among them, then hand the lead over."""
         while own in self._waiting:
             # Whoever is about to write anyway may come along: idle, this costs nothing.
             for _ in range(ROUNDS_TO_GATHER):
                 await anyio.lowlevel.checkpoint()
             await self._commit(self._take())
-        self._busy = False
-        if self._waiting:
-            successor = self._waiting[0]
-            self._busy = True
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Let the first who still waits lead; writes that nobody waits for are led for."""
+        self._busy = bool(self._waiting)
+        waiting = (entry for entry in self._waiting if not entry.abandoned)
+        successor = next(waiting, None)
+        if successor is not None:
             successor.leads = True
             successor.settled.set()
+        elif self._waiting:
+            self._leading = asyncio.ensure_future(self._lead(self._waiting[-1]))
 
     def _take(self) -> list[Write[object]]:
         self._waiting.sort(key=lambda entry: not entry.urgent)

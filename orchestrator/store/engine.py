@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, QueuePool
@@ -109,6 +109,23 @@ def _engine(
     if bounded:
         postgres.prepare(engine)
     return engine
+
+
+def begin(engine: Engine, *, writes: bool) -> tuple[Connection, RootTransaction]:
+    """Begin a transaction on a connection of the pool; the caller closes the connection.
+
+    A connection that died while nobody used it is found out here, before anything is asked of
+    it, and another takes its place.
+    """
+    for last in (False, True):
+        connection = engine.connect().execution_options(**{sqlite.WRITE: writes})
+        try:
+            return connection, connection.begin()
+        except DBAPIError as error:
+            connection.close()
+            if last or not error.connection_invalidated:
+                raise
+    raise AssertionError("the second try returns or raises")
 
 
 @contextmanager

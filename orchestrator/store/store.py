@@ -13,7 +13,7 @@ from sqlalchemy import URL, Connection, Engine
 from orchestrator.errors import OrchestratorError
 from orchestrator.store import migrations, sqlite, wake
 from orchestrator.store.commit import GroupCommit, Joint, Write
-from orchestrator.store.engine import POOL_SIZE, pooled_engine, reaching
+from orchestrator.store.engine import POOL_SIZE, begin, pooled_engine, reaching
 from orchestrator.store.threads import Threads
 from orchestrator.store.transact import transact
 from orchestrator.store.wake import Listen
@@ -21,6 +21,11 @@ from orchestrator.store.wake import Listen
 T = TypeVar("T")
 P = ParamSpec("P")
 Verb = Callable[Concatenate[Connection, P], T]
+
+
+LANES = 2
+"""Transactions of group commit at a time on PostgreSQL: while one waits for the server's disk, the
+other's statements run. The writes of one job stay in one lane, in their order."""
 
 
 class Store:
@@ -34,7 +39,8 @@ class Store:
         self._beating = Threads(1)
         self._beats = beats
         self._listen = listen
-        self._commits = GroupCommit(run=self._run_batch)
+        lanes = 1 if engine.dialect.name == "sqlite" else LANES
+        self._commits = tuple(GroupCommit(run=self._run_batch) for _ in range(lanes))
 
     @classmethod
     @asynccontextmanager
@@ -88,7 +94,8 @@ class Store:
         StoreUnavailable where the database is out of reach: nothing was written then, or it is
         not known.
         """
-        return await self._commits.write(verb, order=order, urgent=urgent)
+        lane = self._commits[order % len(self._commits)]
+        return await lane.write(verb, order=order, urgent=urgent)
 
     async def write_alone(self, verb: Callable[[Connection], T], *, urgent: bool = False) -> T:
         """Run a verb that touches many rows, and return its result once it is durable.
@@ -120,8 +127,10 @@ class Store:
             await self._listen(on_change)
 
     def _read(self, verb: Callable[[Connection], T]) -> T:
-        with reaching(), self._engine.begin() as connection:
-            return verb(connection)
+        with reaching():
+            connection, transaction = begin(self._engine, writes=False)
+            with connection, transaction:
+                return verb(connection)
 
     async def _run_alone(
         self, threads: Threads, engine: Engine, verb: Callable[[Connection], T]

@@ -27,7 +27,8 @@ class Threads:
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a call in a thread and return its result.
 
-        Shielded: a cancelled caller is let go after the call, never inside it.
+        Shielded: a cancelled caller is let go after the call, never inside it. Whom asyncio itself
+        cancels (`asyncio.wait_for`) is let go at once; the call still runs to its end.
         """
         if self._limiter is None:
             self._limiter = CapacityLimiter(self._most)  # belongs to the loop that runs

@@ -12,8 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.errors import StoreUnavailable
-from orchestrator.store import sqlite
-from orchestrator.store.engine import out_of_reach, reaching
+from orchestrator.store.engine import begin, out_of_reach, reaching
 from orchestrator.store.threads import Threads
 
 T = TypeVar("T")
@@ -56,9 +55,9 @@ async def transact(threads: Threads, engine: Engine, verb: Callable[[Connection]
 
 def _run(engine: Engine, verb: Callable[[Connection], T]) -> T | _Unanswered[T]:
     number: str | None = None
-    with reaching(), engine.connect() as connection:
-        connection.execution_options(**{sqlite.WRITE: True})
-        with connection.begin() as transaction:
+    with reaching():
+        connection, transaction = begin(engine, writes=True)
+        with connection, transaction:
             result = verb(connection)
             if engine.dialect.name == "postgresql":
                 number = connection.execute(_NUMBER).scalar_one()

@@ -15,6 +15,7 @@ from orchestrator.errors import LeaseLost
 from orchestrator.harvest import Folded, Harvest
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
+from orchestrator.recoup.answers import RunStatus
 from orchestrator.states import ErrorKind, State
 from orchestrator.store.commit import Joint
 from orchestrator.store.verbs import attempt, outcomes
@@ -120,6 +121,17 @@ class Follower:
         if self.job.cancel_requested_at is not None:
             self.cancel()
         end = await self._until_end()
+        try:
+            return await self._conclude(end)
+        except BaseException:
+            # Not settled: what the stream brought may be the only account of this run.
+            with anyio.CancelScope(shield=True):
+                await self._stream.save()
+            raise
+
+    async def _conclude(self, end: End) -> Job:
+        if end.status is not RunStatus.COMPLETED:
+            await self._stream.save()  # the server keeps less of such a run, or nothing
         self._stream.finish()
         folded = Folded(
             message=self._stream.fold.message,
@@ -142,6 +154,8 @@ class Follower:
                 if self._stream.attached:
                     with anyio.move_on_after(STREAM_GRACE_S):
                         await self._stream_done.wait()
+                # A break may be noticed after the status that it brought about.
+                end = await self._leaving.judge(end)
             except BaseException:
                 # Given back: another goes on with these clocks. At a run's end they are settled.
                 with anyio.CancelScope(shield=True):

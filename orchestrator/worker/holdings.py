@@ -179,6 +179,8 @@ class Holdings:
                 await self._release(follower.job)
                 return None
             await self._tools.clock.sleep(backoff.seconds(fresh_start))
+            if self.live.get(follower.job.id) is not follower:
+                return None  # the job came back to us under a higher lease, with its own follower
             follower = self._hold(follower.job)
             if self.draining:
                 await follower.abandon()

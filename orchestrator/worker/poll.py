@@ -151,7 +151,7 @@ class Poller:
         self.progress, act = step(self.progress, observation, now, self._limits)
         self._looked_at = now
         if isinstance(act, End):
-            return await self._leaving.judge(act)
+            return act
         if isinstance(answer, RunState):
             await self._leaving.saw_running()
         if act is Step.STOP:

@@ -236,7 +236,7 @@ class StreamFollower:
         for chunk in chunks:
             self.fold.feed(chunk)
             self._unsaved.append(_saveable(chunk))
-        self.count += len(chunks)
+            self.count += 1
         if self.fold.fatal is not None and fatal_before is None:
             self._tools.log.warning("stream.fold_failed", job_id=self.job.id, index=self.fold.fatal)
         self._on_news()
@@ -295,15 +295,17 @@ class StreamFollower:
         """
         if not self._unsaved:
             return
-        chunks, self._unsaved = self._unsaved, []
-        segment = Segment(self.count - len(chunks), chunks)
+        segment = Segment(self.count - len(self._unsaved), tuple(self._unsaved))
         saving = attempt.Saving(job=self.job, segment=segment, **self.clocks())
         verb = Joint(attempt.checkpoint_each, saving)
         try:
             await self._tools.write(Act.CHECKPOINT, verb, job_id=self.job.id)
         except StoreUnavailable as error:
-            self._unsaved = chunks + self._unsaved
             self._tools.log.warning("stream.unsaved", job_id=self.job.id, error=str(error))
+            return
+        # Another save may have been under way with the same chunks.
+        saved_to = segment.first_index + len(segment.chunks)
+        del self._unsaved[: max(0, len(self._unsaved) - (self.count - saved_to))]
 
 
 def _refused(trouble: Trouble) -> Response:

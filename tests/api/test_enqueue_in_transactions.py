@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from orchestrator import NotFound, Orchestrator, SchemaMismatch, sync
+from orchestrator import DuplicateKey, NotFound, Orchestrator, SchemaMismatch, sync
 from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
 
@@ -101,6 +101,55 @@ async def test_blocking(
         assert created
         _ = mine.commit() if commits else mine.rollback()
     assert await both(orc) == ((1, 1) if commits else (0, 0))
+
+
+FIRST = {
+    "one job": [{"prompt": "a"}],
+    "two jobs": [{"prompt": "a"}, {"prompt": "b"}],
+    "a key": [{"prompt": "a", "unique_key": "k"}],
+}
+"""What a caller may write before anything else in its transaction."""
+
+
+@pytest.mark.parametrize("jobs", FIRST.values(), ids=FIRST)
+@pytest.mark.parametrize("blocking", [True, False])
+async def test_jobs_that_are_the_first_write_of_a_transaction(
+    orc: Orchestrator,
+    theirs: AsyncEngine,
+    database_url: str,
+    jobs: list[dict[str, str]],
+    blocking: bool,
+) -> None:
+    """A driver may not have begun the transaction before; nothing may be committed by itself."""
+    theirs_blocking = create_engine(database_url, poolclass=NullPool)
+    if blocking:
+        with theirs_blocking.connect() as mine:
+            await orc.enqueue_many(jobs, connection=mine)
+            assert await both(orc) == (0, 0), "nothing is seen before the commit"
+            mine.rollback()
+    else:
+        async with theirs.connect() as mine_too:
+            await orc.enqueue_many(jobs, connection=mine_too)
+            assert await both(orc) == (0, 0), "nothing is seen before the commit"
+            await mine_too.rollback()
+    assert await both(orc) == (0, 0)
+    with theirs_blocking.begin() as mine:
+        handles = await orc.enqueue_many(jobs, connection=mine)
+    assert await both(orc) == (0, len(jobs))
+    assert [len(await handle.events()) for handle in handles] == [1] * len(jobs)
+
+
+async def test_a_caller_in_autocommit_mode_gets_all_or_nothing(
+    orc: Orchestrator, theirs_blocking: Engine
+) -> None:
+    with theirs_blocking.execution_options(isolation_level="AUTOCOMMIT").connect() as mine:
+        handles = await orc.enqueue_many(FIRST["two jobs"], connection=mine)
+        assert await both(orc) == (0, 2)
+        await orc.enqueue("k", unique_key="k", connection=mine)
+        with pytest.raises(DuplicateKey):
+            await orc.enqueue("other", unique_key="k", connection=mine)
+        assert await both(orc) == (0, 3)
+    assert [len(await handle.events()) for handle in handles] == [1, 1]
 
 
 async def test_an_event_comes_with_the_job(orc: Orchestrator, theirs: AsyncEngine) -> None:

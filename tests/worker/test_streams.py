@@ -10,6 +10,7 @@ import pytest
 from orchestrator.job import Job
 from orchestrator.testing import DevServer, Fault, Kind
 from orchestrator.worker import leaving
+from orchestrator.worker.points import Act, Point, Side
 
 from .harness import Bench, canonical, eventually
 
@@ -171,6 +172,27 @@ async def test_three_survived_breaks_make_an_origin_safe(
         assert (await bench.detail(job.id, "stream.leaving_learnt"))["run"] == "survived"
     assert await leaving_of(bench) == "safe"
     assert await most_open(bench, 6, mode="auto") == 6, "safe: streams without limit"
+
+
+async def test_what_a_failed_run_streamed_is_saved_before_its_message_is_looked_for(
+    bench: Bench,
+) -> None:
+    """Whatever happens while the chat is read: the server keeps less of such a run, or nothing."""
+    bench.server.faults.add(Fault(kind=Kind.DELAY, route="chat", delay=1.0, times=1))
+    passed: set[Point] = set()
+    bench.reach = passed.add
+    (job_id,) = await bench.enqueue('[steps=2 fail=2 attempts=1 talk="Half of it."]')
+    settings = bench.settings(follow={"mode": "stream", "checkpoint_every": 60.0})
+    async with bench.dying(settings):
+
+        async def looked_for() -> bool:
+            return Point(Side.BEFORE, Act.COLLECT) in passed
+
+        await eventually(looked_for, lambda: "the look for the message")
+        (saved,) = await bench.sql("SELECT sum(count) AS chunks FROM stream_checkpoints")
+        (run,) = bench.server.runs
+        assert saved["chunks"] == len(run.plan.chunks)
+    assert (await bench.job(job_id)).state == "running"
 
 
 @pytest.mark.parametrize("places", [0, 1, 4])

@@ -268,10 +268,13 @@ def open_if_safe(connection: Connection, job: Job, *, api_origin: str, trials: i
     At most `trials` streams of an origin are held open in the whole database while leaving is
     unknown. Raises LeaseLost.
     """
-    known = leaving(connection, api_origin)
+    full = False
+    if leaving(connection, api_origin) == "unknown":
+        full = _trials_open(connection, api_origin, job) >= trials
+    known = leaving(connection, api_origin)  # once more: who held the lock may have learnt it
     if known == "unsafe":
         return Place.FORBIDDEN
-    if known == "unknown" and _trials_open(connection, api_origin, job) >= trials:
+    if known == "unknown" and full:
         return Place.FULL
     return open_each(connection, [job])[0]
 
