@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,32 +22,12 @@ from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.points import Act
 from orchestrator.worker.submit import Submitter
+from orchestrator.worker.tally import Tally
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
 
 FOLLOW_TRIES = 4
 """How often following one run is begun before a fault of this program settles its job."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """The ids of the jobs that this worker took, and how each of them last stood."""
-
-    taken: set[int] = field(default_factory=set)
-    last: dict[int, State] = field(default_factory=dict)
-
-    def count(self, job: Job) -> None:
-        """Take note of a job as it stands after an act."""
-        self.last[job.id] = job.state
-
-    def number(self, state: State) -> int:
-        """How many of the jobs last stood in `state`."""
-        return sum(1 for last in self.last.values() if last is state)
-
-    @property
-    def all_completed(self) -> bool:
-        """True if nothing that this worker handled ended otherwise."""
-        return not any(map(self.number, (State.FAILED, State.CANCELLED, State.IN_DOUBT)))
 
 
 class Holdings:
@@ -65,9 +44,10 @@ class Holdings:
         heartbeat: Heartbeat,
         pace: Pace,
         tasks: TaskGroup,
+        tally: Tally,
         on_change: Callable[[], None],
     ) -> None:
-        self.tally = Tally()
+        self.tally = tally
         self.live: dict[int, Follower] = {}
         self.submitting: set[int] = set()
         self.draining = False
@@ -99,7 +79,7 @@ class Holdings:
         return await self._submit(job)
 
     def _take(self, job: Job) -> None:
-        self.tally.taken.add(job.id)
+        self.tally.take(job)
         self.submitting.add(job.id)
         self._pace.begin()
 
@@ -130,7 +110,7 @@ class Holdings:
         before = self.live.get(job.id)
         if before is not None and before.job.lease >= job.lease:
             return
-        self.tally.taken.add(job.id)
+        self.tally.take(job)
         self._tasks.start_soon(self._follow, self._hold(job, just_accepted=just_accepted))
         if before is not None:
             self._tasks.start_soon(before.abandon)

@@ -16,11 +16,12 @@ from orchestrator.store.verbs.crew import Identity
 from orchestrator.worker.duties import Duties
 from orchestrator.worker.follow import Follower
 from orchestrator.worker.gate import Gatekeeper
-from orchestrator.worker.holdings import Holdings, Tally
+from orchestrator.worker.holdings import Holdings
 from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.points import Act
 from orchestrator.worker.rescue import Rescuer
+from orchestrator.worker.tally import Tally
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
 
@@ -142,6 +143,7 @@ class Worker:
             heartbeat=heartbeat,
             pace=self._pace,
             tasks=tasks,
+            tally=Tally(forgetful=not self._once and self._max_jobs is None),
             on_change=self._due_now,
         )
         duties = Duties(
@@ -210,7 +212,7 @@ class Worker:
             settings.worker.concurrency - len(holdings),
         )
         if self._max_jobs is not None:
-            room = min(room, self._max_jobs - len(self.tally.taken))
+            room = min(room, self._max_jobs - self.tally.taken)
         return self._pace.room(max(0, room))
 
     async def _claim(self) -> int:
@@ -227,7 +229,7 @@ class Worker:
         """Say why to stop, or None: with `once`, or after `max_jobs`, a worker ends by itself."""
         if len(self.holdings):
             return None
-        if self._max_jobs is not None and len(self.tally.taken) >= self._max_jobs:
+        if self._max_jobs is not None and self.tally.taken >= self._max_jobs:
             return Ended.NOTHING_DUE
         if not self._once:
             return None
