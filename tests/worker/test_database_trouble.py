@@ -100,16 +100,16 @@ async def test_a_pool_that_is_used_up_is_waited_for(
 
 
 @pytest.mark.sqlite_only
-async def test_a_file_that_may_only_be_read_for_a_while(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (only_reads, "attempt to write a readonly database"),
+        (locked_by_another, "database is locked"),
+    ],
+    ids=["only reads", "locked for longer than a writer waits"],
+)
+async def test_a_file_that_cannot_be_written_for_a_while(
+    bench: Bench, capsys: pytest.CaptureFixture[str], trouble: Trouble, words: str
 ) -> None:
-    await live_through(bench, only_reads)
-    assert "attempt to write a readonly database" in capsys.readouterr().out
-
-
-@pytest.mark.sqlite_only
-async def test_a_lock_that_outlasts_each_writer(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await live_through(bench, locked_by_another)
-    assert "database is locked" in capsys.readouterr().out
+    await live_through(bench, trouble)
+    assert words in capsys.readouterr().out
