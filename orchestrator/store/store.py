@@ -23,11 +23,6 @@ P = ParamSpec("P")
 Verb = Callable[Concatenate[Connection, P], T]
 
 
-LANES = 2
-"""Transactions of group commit at a time on PostgreSQL: while one waits for the server's disk, the
-other's statements run. The writes of one job stay in one lane, in their order."""
-
-
 class Store:
     """One database, for one process. Use `Store.open`."""
 
@@ -39,8 +34,7 @@ class Store:
         self._beating = Threads(1)
         self._beats = beats
         self._listen = listen
-        lanes = 1 if engine.dialect.name == "sqlite" else LANES
-        self._commits = tuple(GroupCommit(run=self._run_batch) for _ in range(lanes))
+        self._commits = GroupCommit(run=self._run_batch)
 
     @classmethod
     @asynccontextmanager
@@ -94,8 +88,7 @@ class Store:
         StoreUnavailable where the database is out of reach: nothing was written then, or it is
         not known.
         """
-        lane = self._commits[order % len(self._commits)]
-        return await lane.write(verb, order=order, urgent=urgent)
+        return await self._commits.write(verb, order=order, urgent=urgent)
 
     async def write_alone(self, verb: Callable[[Connection], T], *, urgent: bool = False) -> T:
         """Run a verb that touches many rows, and return its result once it is durable.

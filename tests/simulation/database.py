@@ -178,7 +178,7 @@ class SimStore(real.Store):
         self._random = random
         self._trace = trace
         self._on_commit = on_commit
-        self._commits = (GroupCommit(run=self._run_batch),)
+        self._commits = GroupCommit(run=self._run_batch)
 
     async def read(
         self, verb: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
