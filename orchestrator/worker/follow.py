@@ -242,7 +242,8 @@ class Follower:
                 outcomes.apply, grip=Grip.of(self.job), outcome=_unwritable(error, outcome)
             )
             settled = await tools.commit(Act.SETTLE, failed, job_id=self.job.id)
-        tools.log.info(
+        say = tools.log.info if outcome.error_kind is None else tools.log.warning
+        say(
             outcome.event,
             job_id=settled.id,
             run_id=self.job.run_id,

@@ -101,7 +101,8 @@ class Submitter:
     async def _commit(self, job: Job, answer: Submission, outcome: Outcome) -> Job | None:
         """Commit an answer; nothing is awaited between the answer and this."""
         log = self._tools.log.bind(job_id=job.id, attempt=job.attempt)
-        log.info(outcome.event, state=outcome.state.value, error=outcome.error, **_ids(outcome))
+        say = log.warning if outcome.error_kind is not None else log.info
+        say(outcome.event, state=outcome.state.value, error=outcome.error, **_ids(outcome))
         if isinstance(answer, Generated):
             return await self._settle(job, outcome, _kept(answer, outcome))
         return await self._settle(job, outcome)

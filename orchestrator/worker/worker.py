@@ -10,6 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from orchestrator.errors import StoreUnavailable
+from orchestrator.store.engine import parse_url
 from orchestrator.store.verbs import claim, crew
 from orchestrator.store.verbs.claim import Order
 from orchestrator.store.verbs.crew import Identity
@@ -116,7 +117,12 @@ class Worker:
             dead_after=tools.settings.worker.dead_after,
         )
         await tools.write(Act.REGISTER, birth, urgent=True)
-        tools.log.info("worker.started", worker_id=tools.who.worker_id, pid=self._identity.pid)
+        tools.log.info(
+            "worker.started",
+            worker_id=tools.who.worker_id,
+            pid=self._identity.pid,
+            database=parse_url(tools.settings.database.url).database,
+        )
         async with anyio.create_task_group() as beating:
             beating.start_soon(self._heartbeat.run)
             beating.start_soon(tools.store.listen, self._due_now)
