@@ -28,7 +28,8 @@ anyio.run(lambda: serve(
 async def test_runs_go_on_after_a_restart_with_the_same_chunks(tmp_path: Path) -> None:
     timing = Timing(pace=Pace(chunk=0.005))
     database = tmp_path / "dev.db"
-    prompt = r'x [steps=3 tool=search text="one \ud83d two" tokens=5]'
+    # The tail: a reader that is late must find the run still going.
+    prompt = r'x [steps=3 tool=search text="one \ud83d two" tokens=5 tail=2]'
     async with DevServer(timing=timing, database=database) as server, open_client(server) as http:
         client = Client(server, http)
         ids = await client.start(prompt)
