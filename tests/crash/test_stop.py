@@ -83,9 +83,9 @@ async def test_an_outage_in_the_middle_fails_nothing(night: CrewNight) -> None:
     def probes() -> int:
         return int(night.sql("SELECT probes FROM gates")[0][0])
 
-    night.enqueue(*(f"job {n} [steps=1 tokens=10 delay=0.03]" for n in range(80)))
+    night.enqueue(*(f"job {n} [steps=1 tokens=10 delay=0.03]" for n in range(200)))
     with night.fork() as worker:
-        await night.until(lambda: night.states().get("completed", 0) >= 20, "twenty completed")
+        await night.until(lambda: night.states().get("completed", 0) >= 5, "five completed")
         outage = night.server.faults.add("proxy-502", route="*")
         await night.until(
             lambda: (
