@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+from orchestrator.devserver.runs import Run
 from orchestrator.job import Job
 from orchestrator.testing import DevServer, Fault, Kind
 from orchestrator.worker import leaving
@@ -181,18 +182,28 @@ async def test_what_a_failed_run_streamed_is_saved_before_its_message_is_looked_
     bench.server.faults.add(Fault(kind=Kind.DELAY, route="chat", delay=1.0, times=1))
     passed: set[Point] = set()
     bench.reach = passed.add
-    (job_id,) = await bench.enqueue('[steps=2 fail=2 attempts=1 talk="Half of it."]')
+    (job_id,) = await bench.enqueue('[steps=2 hang=2 talk="Half of it."]')
     settings = bench.settings(follow={"mode": "stream", "checkpoint_every": 60.0})
     async with bench.dying(settings):
+
+        async def streamed_so_far() -> bool:
+            calls = bench.server.stats.requests("stream")
+            return bool(calls) and calls[0].sent == len(run_of(bench).plan.chunks)
 
         async def looked_for() -> bool:
             return Point(Side.BEFORE, Act.COLLECT) in passed
 
+        await eventually(streamed_so_far, lambda: "all that the run writes, sent")
+        bench.server.runs.settle(run_of(bench), "failed")
         await eventually(looked_for, lambda: "the look for the message")
         (saved,) = await bench.sql("SELECT sum(count) AS chunks FROM stream_checkpoints")
-        (run,) = bench.server.runs
-        assert saved["chunks"] == len(run.plan.chunks)
+        assert saved["chunks"] == len(run_of(bench).plan.chunks)
     assert (await bench.job(job_id)).state == "running"
+
+
+def run_of(bench: Bench) -> Run:
+    (run,) = bench.server.runs
+    return run
 
 
 @pytest.mark.parametrize("places", [0, 1, 4])
