@@ -30,6 +30,7 @@ from orchestrator.worker.leaving import Leaving
 from orchestrator.worker.points import Act
 from orchestrator.worker.poll import Poller
 from orchestrator.worker.progress import Sign
+from orchestrator.worker.saver import Saver
 from orchestrator.worker.stream import Ending, StreamFollower
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
@@ -37,6 +38,10 @@ from orchestrator.worker.waits import Backoff
 STREAM_GRACE_S = 3.0
 """How long a stream may still deliver after its run is over; the server ends it within half a
 second."""
+
+PLACE_KEPT_S = 1.0
+"""How long a stream that has ended keeps its place: the run is over soon, and settling it gives the
+place back without a write of its own."""
 
 
 class Follower:
@@ -52,16 +57,22 @@ class Follower:
         gate: Gatekeeper,
         heartbeat: Heartbeat,
         job: Job,
+        saver: Saver,
         just_accepted: bool = False,
     ) -> None:
         self.job = job
+        self._saver = saver
         self._streams = tools.settings.follow.mode != "poll"
         self._just_accepted = just_accepted
         self._tools = tools
         self._gate = gate
         self._leaving = Leaving(tools=tools, job=job)
         self._stream = StreamFollower(
-            tools=tools, job=job, on_news=self._on_news, on_ended=self._on_stream_ended
+            tools=tools,
+            job=job,
+            placed=just_accepted and job.stream_opened_at is not None,
+            on_news=self._on_news,
+            on_ended=self._on_stream_ended,
         )
         self._poller = Poller(
             tools=tools,
@@ -74,6 +85,7 @@ class Follower:
         self._stream.clocks = self._clocks
         self._stream_done = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._fault: Exception | None = None
 
     # --- what the worker asks for -------------------------------------------------------------
 
@@ -97,6 +109,10 @@ class Follower:
         """Let go at once, whatever a stream that is left does to its run."""
         self._scope.cancel()
 
+    def _let_go_for(self, fault: Exception) -> None:
+        self._fault = fault
+        self._scope.cancel()
+
     async def _leaving_is_safe(self) -> bool:
         verb = partial(attempt.leaving, api_origin=self._tools.who.api_origin)
         return await self._tools.read(verb, job_id=self.job.id) == "safe"
@@ -113,6 +129,8 @@ class Follower:
         try:
             with self._scope:
                 settled = await self._to_the_end()
+            if self._fault is not None and settled is None:
+                raise self._fault
         except* LeaseLost as lost:
             self._tools.log.warning("lease.lost", job_id=self.job.id, error=str(lost.exceptions[0]))
         return settled
@@ -120,13 +138,13 @@ class Follower:
     async def _to_the_end(self) -> Job:
         if self.job.cancel_requested_at is not None:
             self.cancel()
-        end = await self._until_end()
         try:
-            return await self._conclude(end)
+            return await self._conclude(await self._until_end())
         except BaseException:
-            # Not settled: what the stream brought may be the only account of this run.
+            # Not settled: another goes on with what the stream brought, and with these clocks.
             with anyio.CancelScope(shield=True):
-                await self._stream.save()
+                await self._save()
+                await self._stream.give_place_back()
             raise
 
     async def _conclude(self, end: End) -> Job:
@@ -146,23 +164,16 @@ class Follower:
     async def _until_end(self) -> End:
         async with anyio.create_task_group() as acts:
             acts.start_soon(self._follow_stream)
-            if self._streams:
-                acts.start_soon(self._stream.save_regularly)
-            try:
+            with self._saver.saving(self._stream, on_failure=self._let_go_for):
                 end = await self._poller.until_end(at_once=not self._first_by_stream)
-                self._stream.draining = True
-                if self._stream.attached:
-                    with anyio.move_on_after(STREAM_GRACE_S):
-                        await self._stream_done.wait()
-                # A break may be noticed after the status that it brought about.
-                end = await self._leaving.judge(end)
-            except BaseException:
-                # Given back: another goes on with these clocks. At a run's end they are settled.
-                with anyio.CancelScope(shield=True):
-                    await self._save()
-                raise
-            finally:
-                acts.cancel_scope.cancel()
+            self._stream.draining = True
+            if self._stream.attached:
+                with anyio.move_on_after(STREAM_GRACE_S):
+                    await self._stream_done.wait()
+            # A break may be noticed after the status that it brought about.
+            end = await self._leaving.judge(end)
+            acts.cancel_scope.cancel()
+        self._stream.left = False  # of a run that is over nothing is left
         return end
 
     async def _follow_stream(self) -> None:
@@ -173,6 +184,8 @@ class Follower:
                 await self._read_stream()
         finally:
             self._stream_done.set()
+        await self._tools.clock.sleep(PLACE_KEPT_S)
+        await self._stream.give_place_back()
 
     async def _read_stream(self) -> None:
         if not self._just_accepted:

@@ -21,6 +21,7 @@ from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.points import Act
+from orchestrator.worker.saver import Saver
 from orchestrator.worker.submit import Submitter
 from orchestrator.worker.tally import Tally
 from orchestrator.worker.tools import Tools
@@ -43,6 +44,7 @@ class Holdings:
         gate: Gatekeeper,
         heartbeat: Heartbeat,
         pace: Pace,
+        saver: Saver,
         tasks: TaskGroup,
         tally: Tally,
         on_change: Callable[[], None],
@@ -55,6 +57,7 @@ class Holdings:
         self._gate = gate
         self._heartbeat = heartbeat
         self._pace = pace
+        self._saver = saver
         self._tasks = tasks
         self._on_change = on_change
         self._changed = anyio.Event()
@@ -121,6 +124,7 @@ class Holdings:
             gate=self._gate,
             heartbeat=self._heartbeat,
             job=job,
+            saver=self._saver,
             just_accepted=just_accepted,
         )
         self.live[job.id] = follower

@@ -25,7 +25,7 @@ from orchestrator.recoup.resume import ResponseReader
 from orchestrator.recoup.stream import OpenStream
 from orchestrator.store.commit import Joint
 from orchestrator.store.verbs import attempt
-from orchestrator.store.verbs.attempt import Place, Segment
+from orchestrator.store.verbs.attempt import Place, Saving, Segment
 from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff, retried
@@ -75,6 +75,7 @@ class Response:
 class StreamFollower:
     """Reads one run's stream until its turn is complete.
 
+    `placed` says that the job's row tells of this stream already, with the ids of its run.
     `on_news` is called when a chunk came, `on_ended` at each end of a response. Holds the fold,
     which survives every reconnect; `count` is the index of the next chunk to ask for.
     """
@@ -84,6 +85,7 @@ class StreamFollower:
         *,
         tools: Tools,
         job: Job,
+        placed: bool,
         on_news: Callable[[], None],
         on_ended: Callable[[Ending], None],
     ) -> None:
@@ -99,7 +101,10 @@ class StreamFollower:
         """Set from outside: no response is opened any more."""
         self.clocks: Callable[[], dict[str, float]] = lambda: {"followed_s": 0.0, "quiet_s": 0.0}
         """Gives the run's clocks, to save with each checkpoint."""
-        self._leaving = False
+        self.left = False
+        """True once a response was lost or left before its end: that may cancel the run."""
+        self._placed = placed
+        self._opened_once = False
         self._held: tuple[Any, ...] = ()
         self._unsaved: list[Any] = []
         self._empty = 0
@@ -121,15 +126,10 @@ class StreamFollower:
         """Read response after response until there is nothing more to read.
 
         Ends also when the job's worker drains. Raises LeaseLost if the job is not ours any more.
-        The caller's poll bounds it: a run that is over ends it.
+        The caller's poll bounds it: a run that is over ends it. The row goes on saying that the
+        stream is open until the place is given back, or the job settled.
         """
-        try:
-            await retried(
-                self._retrying, self._respond, over=lambda response: response.ending in _LAST
-            )
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._give_place_back()
+        await retried(self._retrying, self._respond, over=lambda response: response.ending in _LAST)
 
     def _retrying(self) -> AsyncRetrying:
         return AsyncRetrying(
@@ -177,7 +177,7 @@ class StreamFollower:
         return response
 
     async def _read(self) -> Response:
-        self.attached = self._leaving = True
+        self.attached = self.left = self._opened_once = True
         try:
             async with self._opened() as opened:
                 match opened:
@@ -188,7 +188,7 @@ class StreamFollower:
                     case OpenStream():
                         response = await self._read_body(opened)
                 # Not reached when a cancellation ends the reading: then we leave it.
-                self._leaving = response.ending is Ending.BROKEN
+                self.left = response.ending is Ending.BROKEN
         finally:
             self.attached = False
         return response
@@ -255,56 +255,65 @@ class StreamFollower:
 
     async def _take_place(self) -> Ending | None:
         """Take a place for the stream; return what stands against it, or None."""
-        verb: Callable[[Connection], Place]
-        if self._tools.settings.follow.mode == "auto":
+        follow = self._tools.settings.follow
+        asks = follow.mode == "auto"
+        verb: Callable[[Connection], Place] = Joint(attempt.open_each, self.job)
+        if self._placed and not (asks and self._opened_once):
+            return None
+        if asks:
             verb = partial(
                 attempt.open_if_safe,
                 job=self.job,
                 api_origin=self._tools.who.api_origin,
-                trials=self._tools.settings.follow.trial_streams,
+                trials=follow.trial_streams,
             )
-        else:
-            verb = Joint(attempt.open_each, self.job)
         match await self._tools.write(Act.OPEN_STREAM, verb, job_id=self.job.id):
             case Place.FORBIDDEN:
                 return Ending.FORBIDDEN
             case Place.FULL:
                 return Ending.NO_PLACE
             case Place.TAKEN:
+                self._placed = True
                 return None
 
-    async def _give_place_back(self) -> None:
-        closing = attempt.Closing(job=self.job, left=self._leaving)
-        verb = Joint(attempt.close_each, closing)
+    async def give_place_back(self) -> None:
+        """Write down that no stream of the run is open any more. Raises LeaseLost."""
+        if not self._placed:
+            return
+        verb = Joint(attempt.close_each, attempt.Closing(job=self.job, left=self.left))
         try:
             await self._tools.write(Act.CLOSE_STREAM, verb, job_id=self.job.id)
         except StoreUnavailable as error:
             # The row keeps the place until the job is settled or adopted.
             self._tools.log.warning("stream.place_kept", job_id=self.job.id, error=str(error))
-
-    async def save_regularly(self) -> None:
-        """Save now and then what has come, until cancelled. Raises LeaseLost."""
-        while True:
-            await self._tools.clock.sleep(self._tools.settings.follow.checkpoint_every)
-            await self.save()
+        self._placed = False
 
     async def save(self) -> None:
         """Append the chunks that are not saved yet. Raises LeaseLost.
 
         If we crash before this, a successor reads those chunks again from the server.
         """
-        if not self._unsaved:
+        saving = self.unsaved()
+        if saving is None:
             return
-        segment = Segment(self.count - len(self._unsaved), tuple(self._unsaved))
-        saving = attempt.Saving(job=self.job, segment=segment, **self.clocks())
         verb = Joint(attempt.checkpoint_each, saving)
         try:
             await self._tools.write(Act.CHECKPOINT, verb, job_id=self.job.id)
         except StoreUnavailable as error:
             self._tools.log.warning("stream.unsaved", job_id=self.job.id, error=str(error))
             return
-        # Another save may have been under way with the same chunks.
-        saved_to = segment.first_index + len(segment.chunks)
+        self.saved(saving)
+
+    def unsaved(self) -> Saving | None:
+        """The chunks that came and are not saved yet, with the run's clocks; None without any."""
+        if not self._unsaved:
+            return None
+        segment = Segment(self.count - len(self._unsaved), tuple(self._unsaved))
+        return Saving(job=self.job, segment=segment, **self.clocks())
+
+    def saved(self, saving: Saving) -> None:
+        """Forget what was saved; another save may have been under way with the same chunks."""
+        saved_to = saving.segment.first_index + len(saving.segment.chunks)
         del self._unsaved[: max(0, len(self._unsaved) - (self.count - saved_to))]
 
 

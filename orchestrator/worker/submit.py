@@ -18,7 +18,7 @@ from orchestrator.request import request_body
 from orchestrator.states import Endpoint, State
 from orchestrator.store.commit import Joint
 from orchestrator.store.verbs import attempt, outcomes
-from orchestrator.store.verbs.attempt import Marking
+from orchestrator.store.verbs.attempt import Accepted, Marking
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.store.verbs.outcomes import Applied
 from orchestrator.worker.gate import Gatekeeper
@@ -140,11 +140,20 @@ class Submitter:
         by = self._tools.who.worker_id
         if outcome.state is State.RUNNING or outcome.state.settled:
             applied = Applied(job=job, outcome=outcome, by=by, kept=kept)
+            if self._is_streamed(outcome):
+                mode, origin = self._tools.settings.follow.mode, self._tools.who.api_origin
+                safe_at = origin if mode == "auto" else None
+                return Joint(attempt.accept_each, Accepted(applied=applied, if_safe_at=safe_at))
             return Joint(outcomes.apply_each, applied)
         backoff_s = self._tools.submit_wait.seconds(job.deferrals + 1, outcome.retry_after)
         return partial(
             outcomes.apply, grip=Grip.of(job), outcome=outcome, backoff_s=backoff_s, by=by
         )
+
+    def _is_streamed(self, outcome: Outcome) -> bool:
+        """True if the run's stream is opened as soon as its ids are committed."""
+        followed = outcome.state is State.RUNNING and outcome.columns.get("chat_id") is not None
+        return followed and self._tools.settings.follow.mode != "poll"
 
     async def _put_back(self, job: Job, why: str) -> Job | None:
         """Queue a job again of which surely nothing was sent, if it still is ours."""

@@ -22,6 +22,7 @@ from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.points import Act
 from orchestrator.worker.rescue import Rescuer
+from orchestrator.worker.saver import Saver
 from orchestrator.worker.tally import Tally
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff
@@ -79,6 +80,7 @@ class Worker:
         self._abort = abort
         self._heartbeat = Heartbeat(tools=tools, identity=identity)
         self._gate = Gatekeeper(tools=tools)
+        self._saver = Saver(tools=tools)
         self._pace = Pace(per_minute=tools.settings.submit.max_per_minute, now=tools.clock.boottime)
         self._order = Order(step_s=tools.settings.worker.priority_step)
         self._due = anyio.Event()
@@ -125,6 +127,7 @@ class Worker:
         )
         async with anyio.create_task_group() as beating:
             beating.start_soon(self._heartbeat.run)
+            beating.start_soon(self._saver.run)
             beating.start_soon(tools.store.listen, self._due_now)
             async with anyio.create_task_group() as tasks:
                 duties = self._begin(tasks)
@@ -148,6 +151,7 @@ class Worker:
             gate=gate,
             heartbeat=heartbeat,
             pace=self._pace,
+            saver=self._saver,
             tasks=tasks,
             tally=Tally(forgetful=not self._once and self._max_jobs is None),
             on_change=self._due_now,

@@ -43,6 +43,11 @@ EAGER = {"WORKER__POLL_INTERVAL": "0.2"}
 
 SCENARIOS: Mapping[str, Scenario] = {
     "stream": Scenario(),
+    "stream on trial": Scenario(mode="auto"),
+    "stream that ends long before its run": Scenario(
+        prompt='[text="The answer." tail=5]',
+        faults=(("cut", {"times": 1, "chunks": None, "after": 1.5}),),
+    ),
     "poll": Scenario(mode="poll"),
     "cut": Scenario(
         mode="auto",
@@ -63,6 +68,12 @@ SCENARIOS: Mapping[str, Scenario] = {
         settings=EAGER,
     ),
     "held": Scenario(prompt="[steps=2 hang=2 stop_time=0.1]", end=State.CANCELLED, settings=EAGER),
+    "held on trial": Scenario(
+        mode="auto",
+        prompt="[steps=2 hang=2 stop_time=0.1]",
+        end=State.CANCELLED,
+        settings=EAGER,
+    ),
     "held without a chat": Scenario(
         prompt="[steps=2 hang=2 stop_time=0.1]",
         faults=(("broken-body", {"times": 1}),),
@@ -93,9 +104,9 @@ SCENARIO_OF: Mapping[Act, str] = {
     Act.LATE_ANSWER: "late",
     Act.GATE: "gate",
     Act.LEARN_CHAT: "broken",
-    Act.OPEN_STREAM: "stream",
+    Act.OPEN_STREAM: "stream on trial",
     Act.CHECKPOINT: "stream",
-    Act.CLOSE_STREAM: "stream",
+    Act.CLOSE_STREAM: "stream that ends long before its run",
     Act.LEARN_LEAVING: "cut",
     Act.PROGRESS: "poll",
     Act.NOTE_STOP: "cancel",

@@ -69,7 +69,7 @@ CHAINS: Mapping[str, tuple[str, tuple[Point, ...]]] = {
     "over": (
         "stream",
         (
-            before(Act.CLOSE_STREAM),
+            before(Act.COLLECT),
             *ARRIVAL,
             *around(Act.STATUS, Act.COLLECT, Act.SETTLE),
         ),

@@ -222,7 +222,7 @@ async def test_a_reader_that_leaves_cancels_the_run_only_where_it_does(client: C
 async def test_a_cut_of_the_server_cancels_nothing(client: Client) -> None:
     client.server.faults.add("cancel-on-leave")
     client.server.faults.add("cut", chunks=2, times=1)
-    ids = await client.start("x [first=0.3]")
+    ids = await client.start("x [first=2]")
     assert (await client.stream(ids)).done
     assert await client.ended(ids) == "completed"
 

@@ -45,9 +45,13 @@ CASES: Mapping[Act, Case] = {
     Act.ANSWER: Case(),
     Act.GATE: Case(faults=(("payment-required", {"times": 1}),)),
     Act.LEARN_CHAT: Case('[text="Done." tail=1.5]', faults=(("broken-body", {"times": 1}),)),
-    Act.OPEN_STREAM: Case(follow=STREAM),
-    Act.CHECKPOINT: Case('[text="Done." tokens=20 delay=0.05]', follow=STREAM),
-    Act.CLOSE_STREAM: Case(follow=STREAM),
+    Act.OPEN_STREAM: Case(follow={"mode": "auto"}),
+    Act.CHECKPOINT: Case('[text="Done." tokens=20 delay=0.05 tail=1]', follow=STREAM),
+    Act.CLOSE_STREAM: Case(
+        '[text="Done." tail=4]',
+        follow=STREAM,
+        faults=(("cut", {"times": 1, "chunks": None, "after": 1.0}),),
+    ),
     Act.PROGRESS: Case('[text="Done." tail=0.5]', follow={"mode": "poll"}),
     Act.NOTE_STOP: Case("[hang stop_time=0.1]", cancel=True, end=State.CANCELLED),
     Act.SETTLE: Case(),
@@ -107,7 +111,9 @@ async def test_a_commit_whose_answer_is_lost_costs_nothing(
             )
     assert lost, f"no {act} happened: {[entry['event'] for entry in logs]}"
     assert job.state is case.end
-    refused = sum(changes["times"] for preset, changes in case.faults if preset != "broken-body")
+    refused = sum(
+        changes["times"] for preset, changes in case.faults if preset == "payment-required"
+    )
     assert (
         bench.posts(case.prompt) - refused
         == bench.server.stats.runs_by_prompt[case.prompt]

@@ -103,7 +103,7 @@ async def test_responses_that_bring_nothing_end_nothing(bench: Bench) -> None:
         "nothing": [0, 0, 0],
         "lone": [0, 4, 4, 4],
     }
-    prompts = [f'{name} [steps=2 tool_time=1.8 text="Done." delay=0.01]' for name in starts]
+    prompts = [f'{name} [steps=2 tool_time=4 text="Done." delay=0.01]' for name in starts]
     for job, expected in zip(await streamed(bench, *prompts), starts.values(), strict=True):
         assert (job.state, job.result_text) == ("completed", "Done.")
         await bench.assert_kept(job, source="stream")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -16,6 +16,7 @@ from orchestrator.store.schema import gates, jobs, stream_checkpoints
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.guarded import Grip, append, held, write
 from orchestrator.store.verbs.jointly import Change, clock, write_each
+from orchestrator.store.verbs.outcomes import Applied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +253,34 @@ class Place(StrEnum):
     TAKEN = "taken"
     FULL = "full"
     FORBIDDEN = "forbidden"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A run that was accepted, and whose stream is to be opened at once.
+
+    With `if_safe_at`, an API origin, only where leaving a stream is known to be safe.
+    """
+
+    applied: Applied
+    if_safe_at: str | None = None
+
+
+def accept_each(connection: Connection, runs: Sequence[Accepted]) -> list[Job]:
+    """Commit the ids of runs and, in the same write, that their streams are held open.
+
+    Whether a place was taken is to be seen of `stream_opened_at`. Raises LeaseLost. If we crash
+    after this commits, another worker follows the runs.
+    """
+    origins = {run.if_safe_at for run in runs if run.if_safe_at is not None}
+    safe = {origin for origin in origins if leaving(connection, origin) == "safe"}
+    return outcomes.apply_each(
+        connection,
+        [
+            replace(run.applied, streamed=run.if_safe_at is None or run.if_safe_at in safe)
+            for run in runs
+        ],
+    )
 
 
 def open_each(connection: Connection, runs: Sequence[Job]) -> list[Place]:

@@ -61,13 +61,14 @@ def apply(
 class Applied:
     """An outcome for a job that its worker holds; `kept` are the messages of its end, if any.
 
-    `by` is the worker's id.
+    `by` is the worker's id; `streamed` says that the run's stream is opened at once.
     """
 
     job: Job
     outcome: Outcome
     by: str
     kept: Sequence[Message] | None = None
+    streamed: bool = False
 
 
 def apply_each(connection: Connection, applied: Sequence[Applied]) -> list[Job]:
@@ -82,7 +83,7 @@ def apply_each(connection: Connection, applied: Sequence[Applied]) -> list[Job]:
     changes = [
         Change(
             job=one.job,
-            values=_values(one.outcome, now),
+            values=_values(one.outcome, now) | ({"stream_opened_at": now} if one.streamed else {}),
             to=one.outcome.state,
             event=one.outcome.event,
             detail=evidence(one.outcome),
