@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 import anyio
 from sqlalchemy import URL, Connection, Engine
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.store import migrations, sqlite, wake
 from orchestrator.store.commit import GroupCommit, Joint, Write
 from orchestrator.store.engine import POOL_SIZE, begin, pooled_engine, reaching
@@ -135,14 +135,31 @@ class Store:
 
     async def _run_batch(self, writes: Sequence[Write[object]]) -> None:
         """Run the writes in one transaction; a verb's own refusal undoes only that verb."""
-        await transact(self._threads, self._engine, partial(_run_all, writes=writes))
+        try:
+            await transact(self._threads, self._engine, partial(_run_all, writes=writes))
+        except StoreUnavailable:
+            raise
+        except OrchestratorError:
+            if len(writes) == 1:
+                raise
+            # Seldom enough that a savepoint around each verb would cost more than this.
+            await transact(self._threads, self._engine, partial(_run_apart, writes=writes))
 
 
 def _run_all(connection: Connection, writes: Sequence[Write[object]]) -> None:
     for alike in _by_verb(writes):
-        if len(alike) == 1 or not _run_jointly(connection, alike):
+        _run_alike(connection, alike)
+
+
+def _run_apart(connection: Connection, writes: Sequence[Write[object]]) -> None:
+    """Run what one verb can do jointly behind a savepoint; where that is refused, each alone."""
+    for alike in _by_verb(writes):
+        try:
+            with connection.begin_nested():
+                _run_alike(connection, alike)
+        except OrchestratorError:
             for entry in alike:
-                _run_one(connection, entry, alone=len(writes) == 1)
+                _run_one(connection, entry)
 
 
 def _by_verb(writes: Sequence[Write[object]]) -> list[list[Write[object]]]:
@@ -154,27 +171,20 @@ def _by_verb(writes: Sequence[Write[object]]) -> list[list[Write[object]]]:
     return list(groups.values())
 
 
-def _run_jointly(connection: Connection, alike: Sequence[Write[object]]) -> bool:
-    """Run the items of one verb at once; False, and nothing done, if one of them is refused."""
-    items = [entry.verb.item for entry in alike if isinstance(entry.verb, Joint)]
+def _run_alike(connection: Connection, alike: Sequence[Write[object]]) -> None:
+    """Run the items of one verb at once, or the one verb that nothing is joint with."""
     verb = alike[0].verb
-    if not isinstance(verb, Joint):
-        return False
-    try:
-        with connection.begin_nested():
-            results = verb.verb(connection, items)
-    except OrchestratorError:
-        return False
+    if isinstance(verb, Joint):
+        items = [entry.verb.item for entry in alike if isinstance(entry.verb, Joint)]
+        results = verb.verb(connection, items)
+    else:
+        results = [verb(connection)]
     for entry, result in zip(alike, results, strict=True):
         entry.result, entry.error = result, None
-    return True
 
 
-def _run_one(connection: Connection, entry: Write[object], *, alone: bool) -> None:
+def _run_one(connection: Connection, entry: Write[object]) -> None:
     entry.result, entry.error = None, None
-    if alone:
-        entry.result = entry.verb(connection)
-        return
     try:
         with connection.begin_nested():
             entry.result = entry.verb(connection)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, insert, select
 
@@ -55,12 +55,17 @@ _Shape: TypeAlias = tuple[State, tuple[str, ...]]
 """The state that a job is in and the columns that are written: one statement each."""
 
 _CLOCK = select(db_now())
+_READ = "orchestrator_clock"
 
 
 def clock(connection: Connection) -> datetime:
-    """The database's time, read once for all rows of a statement."""
-    now: datetime = connection.execute(_CLOCK).scalar_one()
-    return now
+    """The database's time, read once for all verbs of a transaction."""
+    transaction = connection.get_transaction()
+    read_in, now = connection.info.get(_READ, (None, None))
+    if now is None or read_in is not transaction:
+        now = connection.execute(_CLOCK).scalar_one()
+        connection.info[_READ] = transaction, now
+    return cast("datetime", now)
 
 
 def write_each(

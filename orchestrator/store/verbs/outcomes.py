@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, tuple_
+from sqlalchemy import Connection, Table, bindparam, delete, insert
 
 from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
@@ -223,8 +223,13 @@ def _drop_checkpoints(connection: Connection, settled: Sequence[Job]) -> None:
 def _delete_of(connection: Connection, table: Table, of: Sequence[Job]) -> None:
     """Delete what a table holds of the jobs' attempts."""
     if of:
-        attempts_of = [(job.id, job.attempt) for job in of]
-        mine = tuple_(table.c.job_id, table.c.attempt).in_(attempts_of)
-        # The ids once more: SQLite finds no row by a list of pairs, it reads them all.
-        which = table.c.job_id.in_([job.id for job in of])
-        connection.execute(delete(table).where(which, mine))
+        mine = [{"its_job_id": job.id, "its_attempt": job.attempt} for job in of]
+        connection.execute(_OF_ATTEMPT[table.name], mine)
+
+
+_OF_ATTEMPT = {
+    table.name: delete(table).where(
+        table.c.job_id == bindparam("its_job_id"), table.c.attempt == bindparam("its_attempt")
+    )
+    for table in (messages, stream_checkpoints)
+}
