@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -24,7 +24,11 @@ Listen: TypeAlias = "Callable[[Callable[[], None]], Awaitable[None]]"
 CHANNEL = "orchestrator_jobs"
 
 LOOK_EVERY_S = 0.15
-"""How often a SQLite file is asked whether somebody has committed: one read of shared memory."""
+"""How often at most a SQLite file that is written to is asked whether somebody has committed."""
+
+LOOK_FIRST_S, LOOK_MOST_S = 0.0005, 1.0
+"""How soon after a write to its log a SQLite file is asked, and how rarely without one: a file
+that is shared between virtual machines changes without a word."""
 
 RECONNECT_FIRST_S, RECONNECT_MOST_S = 0.5, 10.0
 
@@ -52,14 +56,53 @@ def listener(url: URL) -> Listen:
 
 
 async def _watch_file(path: Path, on_change: Callable[[], None]) -> None:
+    """Look at the file's counter whenever its log was written to, and now and then in any case.
+
+    The log is written to before a commit is whole, so a look may come too soon: after one that
+    finds nothing, the next waits twice as long.
+    """
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         seen = _commits_of_others(connection)
-        while True:
-            await anyio.sleep(LOOK_EVERY_S)
-            now = _commits_of_others(connection)
-            if now != seen:
-                seen = now
-                on_change()
+        with _writes_to(Path(f"{path}-wal")) as written:
+            wait_s = LOOK_FIRST_S
+            while True:
+                wait_s = LOOK_FIRST_S if await written(wait_s) else min(2 * wait_s, LOOK_MOST_S)
+                now = _commits_of_others(connection)
+                if now != seen:
+                    seen = now
+                    on_change()
+                    await anyio.sleep(LOOK_EVERY_S)
+
+
+@contextmanager
+def _writes_to(log: Path) -> Iterator[Callable[[float], Awaitable[bool]]]:
+    """Give what waits for a write to a file, for some seconds, and tells whether there was one.
+
+    Where the system does not tell of writes, it waits `LOOK_EVERY_S` and knows of none.
+    """
+    with ExitStack() as watching:
+        try:
+            import asyncinotify  # there is one on Linux only
+
+            inotify = watching.enter_context(asyncinotify.Inotify())
+            inotify.add_watch(log, asyncinotify.Mask.MODIFY)
+        except (ImportError, OSError) as error:
+            _log.debug("store.looks_regularly", every_s=LOOK_EVERY_S, reason=str(error))
+            yield _unheard
+            return
+
+        async def written(seconds: float) -> bool:
+            with anyio.move_on_after(seconds):
+                await inotify.get()
+                return True
+            return False
+
+        yield written
+
+
+async def _unheard(_seconds: float) -> bool:
+    await anyio.sleep(LOOK_EVERY_S)
+    return False
 
 
 def _commits_of_others(connection: sqlite3.Connection) -> int | None:

@@ -21,7 +21,10 @@ SELF_CHECK_EVERY_S = 30.0
 
 
 class Duties:
-    """The standing duties of a worker; `room` says whether a canary may be sent."""
+    """The standing duties of a worker.
+
+    `room` says whether a canary may be sent; `on_due` is called when a look finds due jobs.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class Duties:
         rescuer: Rescuer,
         holdings: Holdings,
         room: Callable[[], int],
+        on_due: Callable[[], None],
     ) -> None:
         self._tools = tools
         self._gate = gate
@@ -39,6 +43,7 @@ class Duties:
         self._rescuer = rescuer
         self._holdings = holdings
         self._room = room
+        self._on_due = on_due
         self.gate_tended = False
         """True once the gate was looked at, and probed if it was closed."""
         self._stopped = False
@@ -51,10 +56,13 @@ class Duties:
             scope.cancel()
 
     async def tend_gate(self) -> None:
-        """Probe a closed gate when a probe is due, and once at the start."""
+        """Probe a closed gate when a probe is due, and once at the start.
+
+        That it was closed elsewhere, `look` finds out.
+        """
 
         async def tend() -> None:
-            if self._heartbeat.may_act:
+            if self._heartbeat.may_act and (self._gate.shut or not self.gate_tended):
                 await self._gate.tend(
                     self._send_canary, self._has_room, at_start=not self.gate_tended
                 )
@@ -63,14 +71,14 @@ class Duties:
         await self._repeat(tend, min(1.0, self._tools.settings.worker.poll_interval))
 
     async def tend_jobs(self) -> None:
-        """Sweep, hear of cancellations, and rescue now and then."""
+        """See what is due, sweep, hear of cancellations, and rescue now and then."""
         clock = self._tools.clock
         rescue_every = self._tools.settings.worker.heartbeat / 2
         rescued_at = clock.boottime()
 
         async def tend() -> None:
             nonlocal rescued_at
-            await self.sweep()
+            await self.look()
             if clock.boottime() - rescued_at >= rescue_every:
                 rescued_at = clock.boottime()
                 await self.adopt()
@@ -91,11 +99,15 @@ class Duties:
         for job in mended:
             self._holdings.tally.count(job)
 
-    async def sweep(self) -> None:
-        """Settle what needs no run: cancelled, expired, due to be sent again."""
+    async def look(self) -> None:
+        """See what is due, and settle what needs no run: cancelled, expired, in doubt for long."""
         store = self._tools.store
-        if await store.read(claim.anything_to_sweep):
-            for verb in (people.sweep_cancelled, claim.expire, people.due_resubmits):
+        waiting = await store.read(claim.waiting, self._tools.who)
+        self._gate.shut = waiting.shut
+        if waiting.claim:
+            self._on_due()
+        if waiting.sweep:
+            for verb in (people.sweep_cancelled, people.due_resubmits, claim.expire):
                 for job in await self._tools.write(Act.SWEEP, verb):
                     self._holdings.tally.count(job)
                     self._tools.log.info("job.swept", job_id=job.id, state=job.state.value)

@@ -44,7 +44,8 @@ class Gatekeeper:
         self._tools = tools
         self._ambiguous = 0
         self._unreached = 0
-        self._shut = True  # until it was read: an accepted run then opens it in any case
+        self.shut = True
+        """Whether the gate was shut when it was last seen; until then an accepted run opens it."""
         self._probe_wait = Backoff(first=PROBE_FIRST_S, most=PROBE_MOST_S, rand=tools.rand)
         self._payment_wait = Backoff(first=PAYMENT_FIRST_S, most=PAYMENT_MOST_S, rand=tools.rand)
 
@@ -67,10 +68,10 @@ class Gatekeeper:
         match signal:
             case Signal.ACCEPTED:
                 self._ambiguous = self._unreached = 0
-                if self._shut:
+                if self.shut:
                     await self._open("a run was accepted")
             case Signal.UNAUTHORIZED:
-                self._shut = True
+                self.shut = True
                 await self._write(partial(verbs.suspect, look_again_s=LOOK_AGAIN_S))
             case Signal.PAYMENT_REQUIRED:
                 await self._close(Reason.PAYMENT_REQUIRED, words, self._payment_wait.seconds(1))
@@ -101,7 +102,7 @@ class Gatekeeper:
         `at_start` probes at once: a worker is often restarted because something was mended.
         """
         gate = await self.read()
-        self._shut = not gate.open
+        self.shut = not gate.open
         if gate.open or gate.reason is Reason.OPERATOR or not room():
             return
         for_s = self._tools.settings.submit.timeout + 60.0
@@ -154,13 +155,13 @@ class Gatekeeper:
         await self._write(partial(verbs.end_probe, next_s=wait_s, detail=detail))
 
     async def _close(self, reason: Reason, detail: str, probe_s: float) -> None:
-        self._shut = True
+        self.shut = True
         if await self._write(partial(verbs.close, reason=reason, detail=detail, probe_s=probe_s)):
             self._tools.log.error("gate.closed", reason=reason.value, detail=detail)
 
     async def _open(self, why: str) -> None:
         self._ambiguous = self._unreached = 0
-        self._shut = False
+        self.shut = False
         if await self._write(verbs.open_gate):
             self._tools.log.info("gate.opened", why=why)
 

@@ -30,7 +30,7 @@ from orchestrator.worker.waits import Backoff
 MOST_IDLE_S = 10.0
 """The longest wait between two rounds of claims: each round also feeds systemd's watchdog."""
 
-GATHER_S = 0.01
+GATHER_S = 0.003
 """With jobs in hand, how long places that come free are gathered for one claim."""
 
 FAREWELL_S = 5.0
@@ -163,6 +163,7 @@ class Worker:
             rescuer=Rescuer(tools=tools, heartbeat=heartbeat, identity=self._identity),
             holdings=self._holdings,
             room=self._room,
+            on_due=self._due_now,
         )
         for duty in (duties.tend_gate, duties.tend_jobs, duties.check_self):
             tasks.start_soon(duty)
@@ -198,7 +199,10 @@ class Worker:
         return Ended.DRAINED
 
     async def _wait_for_work(self, claimed: int, wait_s: float | None) -> None:
-        seconds = min(self._tools.settings.worker.poll_interval, MOST_IDLE_S)
+        # What becomes due meanwhile `Duties.look` sees; that nothing is left, only this loop does.
+        ends_by_itself = self._once or self._max_jobs is not None
+        patience_s = self._tools.settings.worker.poll_interval if ends_by_itself else MOST_IDLE_S
+        seconds = min(patience_s, MOST_IDLE_S)
         if wait_s is not None:
             seconds = wait_s
         if claimed and self._room() > 0:

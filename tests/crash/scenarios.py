@@ -128,9 +128,9 @@ SCENARIO_OF: Mapping[Act, str] = {
     Act.DRAIN: "drain",
 }
 
-PASSES = {Point(side, Act.SWEEP): 2 for side in Side}
+PASSES = {Point(side, Act.SWEEP): 3 for side in Side}
 """Which time a point is passed that a worker dies at, if not the first: a sweep is three writes,
-and the second settles what expired."""
+and the last settles what expired."""
 
 # --- how the row stands ---------------------------------------------------------------------
 

@@ -205,7 +205,7 @@ def test_an_expired_job_is_failed_and_never_claimed(desk: Desk) -> None:
     assert desk.write(claim.expire) == []
     desk.age(job.id, expires_at=1000 * 366 * 86_400)
     assert desk.claim() == []
-    assert desk.read(claim.anything_to_sweep)
+    assert desk.read(claim.waiting, who()).sweep
     (expired,) = desk.write(claim.expire)
     assert (expired.id, expired.state, expired.error_kind) == (
         job.id,
@@ -213,7 +213,7 @@ def test_an_expired_job_is_failed_and_never_claimed(desk: Desk) -> None:
         ErrorKind.EXPIRED,
     )
     assert expired.finished_at is not None
-    assert not desk.read(claim.anything_to_sweep)
+    assert not desk.read(claim.waiting, who()).sweep
 
 
 def test_once_waits_for_back_offs_and_not_for_wishes(desk: Desk) -> None:

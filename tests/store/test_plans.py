@@ -162,9 +162,9 @@ HOT: dict[str, tuple[Callable[[Connection], object], set[str]]] = {
     "open a stream on trial": (_on_trial, _CLAIM | {"jobs_streaming"}),
     "held by": (partial(crew.held_by, worker_id="w1"), {"jobs_held"}),
     "cancellations": (partial(crew.cancellations, worker_id="w1"), {"jobs_held"}),
-    "look for what to sweep": (
-        claim.anything_to_sweep,
-        _DOUBT | {"jobs_expiry", "jobs_called_off"},
+    "look for what waits": (
+        partial(claim.waiting, who=who()),
+        _DOUBT | {"jobs_claim", "jobs_expiry", "jobs_called_off"},
     ),
     "sweep cancelled": (people.sweep_cancelled, _DOUBT | {"jobs_called_off"}),
     "expire": (claim.expire, {"jobs_expiry"}),

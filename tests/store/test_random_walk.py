@@ -356,9 +356,9 @@ class Walk(RuleBasedStateMachine):
     def sweep(self, later_s: int) -> None:
         self.clock.step(later_s)
         assert all(job.state is State.CANCELLED for job in self.do(people.sweep_cancelled))
-        assert all(job.error_kind is ErrorKind.EXPIRED for job in self.do(claim.expire))
         assert all(job.resubmits == 1 for job in self.do(people.due_resubmits))
-        assert not claim.anything_to_sweep(self.connection)
+        assert all(job.error_kind is ErrorKind.EXPIRED for job in self.do(claim.expire))
+        assert not claim.waiting(self.connection, who()).sweep
 
     # --- what a person does -------------------------------------------------------------------
 

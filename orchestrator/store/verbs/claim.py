@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     LargeBinary,
+    Select,
     Text,
     and_,
+    bindparam,
     cast,
     func,
-    literal,
     or_,
     select,
     text,
@@ -145,14 +148,29 @@ many jobs wait. (min() and max() over an index's next column read one entry.)"""
 
 def _due_lanes(connection: Connection, who: Claimant) -> dict[str, list[Lane]]:
     """Return the lanes whose first job is due, by queue, in the order of their first jobs."""
-    lanes = _LANES.subquery()
-    statement = select(lanes).where(lanes.c.since <= db_now())
-    if who.queues:
-        statement = statement.where(lanes.c.queue.in_(who.queues))
     found: dict[str, list[Lane]] = {}
-    for row in connection.execute(statement.order_by(lanes.c.since)):
+    for row in connection.execute(_lanes_due(some=bool(who.queues)), _named(who)):
         found.setdefault(row.queue, []).append(Lane(row.queue, row.priority, row.since))
     return found
+
+
+def _named(who: Claimant) -> dict[str, Any]:
+    """The parameters of what is asked for a worker."""
+    gate = {"api_origin": who.api_origin, "key_fingerprint": who.key_fingerprint}
+    return {**gate, "queues": who.queues} if who.queues else gate
+
+
+# To make these statements costs more than to run them: each is made once.
+
+
+@cache
+def _lanes_due(*, some: bool) -> Select[Any]:
+    """The lanes whose first job is due, of all queues or of `some`."""
+    lanes = _LANES.subquery()
+    statement = select(lanes).where(lanes.c.since <= db_now()).order_by(lanes.c.since)
+    if some:
+        return statement.where(lanes.c.queue.in_(bindparam("queues", expanding=True)))
+    return statement
 
 
 def _first(
@@ -171,36 +189,45 @@ def _first(
 def _due_of(
     connection: Connection, lane: Lane, limit: int, step_s: float, *, canary: bool
 ) -> list[_Due]:
+    named = {"queue": lane.queue, "priority": lane.priority, "most": limit}
+    statement = _first_due(canary=canary)
+    if (raw := _bytes_of(lane.queue)) is not None:
+        statement, named["queue"] = _first_due(canary=canary, raw=True), raw
+    return [
+        _Due(Grip(row.id, row.lease, State.QUEUED), rank(lane.priority, row.available_at, step_s))
+        for row in connection.execute(statement, named)
+    ]
+
+
+@cache
+def _first_due(*, canary: bool, raw: bool = False) -> Select[int, int, datetime]:
+    """The first due jobs of one lane; `raw` if the queue's name is given as bytes."""
+    name = bindparam("queue", type_=LargeBinary() if raw else jobs.c.queue.type)
     condition = and_(
         is_due(),
-        jobs.c.queue == _name(lane.queue),
-        jobs.c.priority == lane.priority,
+        jobs.c.queue == (cast(name, Text()) if raw else name),
+        jobs.c.priority == bindparam("priority"),
         jobs.c.cancel_requested_at.is_(None),
     )
     if canary:
         # The synchronous endpoint may answer after an hour, and need not even exist.
         condition = and_(condition, jobs.c.endpoint == Endpoint.RUNS.value)
-    statement = (
+    return (
         select(jobs.c.id, jobs.c.lease, jobs.c.available_at)
         .where(condition)
         .order_by(jobs.c.available_at, jobs.c.id)
-        .limit(limit)
+        .limit(bindparam("most", type_=Integer()))
         .with_for_update(skip_locked=True)
     )
-    return [
-        _Due(Grip(row.id, row.lease, State.QUEUED), rank(lane.priority, row.available_at, step_s))
-        for row in connection.execute(statement)
-    ]
 
 
-def _name(queue: str) -> ColumnElement[str]:
-    """A queue's name as a value; any program may have written bytes into a SQLite file."""
+def _bytes_of(queue: str) -> bytes | None:
+    """A queue's name that is no text; any program may have written bytes into a SQLite file."""
     try:
         queue.encode()
     except UnicodeEncodeError:
-        raw = queue.encode("utf-8", "surrogateescape")
-        return cast(literal(raw, LargeBinary()), Text())
-    return literal(queue, jobs.c.queue.type)
+        return queue.encode("utf-8", "surrogateescape")
+    return None
 
 
 def is_due() -> ColumnElement[bool]:
@@ -215,12 +242,19 @@ def is_due() -> ColumnElement[bool]:
 
 
 def _gate_closed(connection: Connection, who: Claimant) -> bool:
-    statement = select(func.count()).where(
-        gates.c.api_origin == who.api_origin,
-        gates.c.key_fingerprint == who.key_fingerprint,
+    return connection.execute(_shut_gate(), _named(who)).first() is not None
+
+
+@cache
+def _shut_gate() -> Select[str]:
+    return select(gates.c.api_origin).where(
+        gates.c.api_origin == bindparam("api_origin"),
+        gates.c.key_fingerprint == bindparam("key_fingerprint"),
         or_(gates.c.closed_at.is_not(None), gates.c.suspected_at.is_not(None)),
     )
-    return bool(connection.execute(statement).scalar_one())
+
+
+_RULES = select(queues).where(queues.c.name.in_(bindparam("names", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +268,7 @@ class _Rule:
 def _rules(connection: Connection, lanes: dict[str, list[Lane]]) -> dict[str, _Rule]:
     """Return what is said of the queues of `lanes`, and take the paused ones out of them."""
     rules: dict[str, _Rule] = {}
-    for row in connection.execute(select(queues).where(queues.c.name.in_(lanes))):
+    for row in connection.execute(_RULES, {"names": list(lanes)}):
         if row.paused_at is not None:
             del lanes[row.name]
         else:
@@ -272,15 +306,36 @@ def _room(connection: Connection, rules: dict[str, _Rule]) -> dict[str, int]:
     }
 
 
-def anything_to_sweep(connection: Connection) -> bool:
-    """True if a queued job expired or was cancelled, or one in doubt is due to be sent again."""
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What time alone, or a program that tells nobody, has made due."""
+
+    claim: bool
+    """A queued job's time has come."""
+    sweep: bool
+    """A queued job expired or was cancelled, or one in doubt is due to be sent again."""
+    shut: bool
+    """The gate is closed, or under suspicion."""
+
+
+def waiting(connection: Connection, who: Claimant) -> Waiting:
+    """Say what waits for a worker, in one cheap look."""
+    asked = _what_waits(some=bool(who.queues))
+    return Waiting(*map(bool, connection.execute(asked, _named(who)).one()))
+
+
+@cache
+def _what_waits(*, some: bool) -> Select[bool, bool, bool]:
+    return select(_lanes_due(some=some).exists(), _anything_to_sweep(), _shut_gate().exists())
+
+
+def _anything_to_sweep() -> ColumnElement[bool]:
     conditions = (
         and_(is_queued(), jobs.c.expires_at <= db_now()),
         *called_off(),
         and_(is_in_doubt(), jobs.c.resubmit_at <= db_now()),
     )
-    there_is = or_(*(select(jobs.c.id).where(condition).exists() for condition in conditions))
-    return bool(connection.execute(select(there_is)).scalar_one())
+    return or_(*(select(jobs.c.id).where(condition).exists() for condition in conditions))
 
 
 def expire(connection: Connection, limit: int = 500) -> list[Job]:

@@ -9,9 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Update, and_, insert, select, true, tuple_, update
+from sqlalchemy import (
+    BindParameter,
+    ClauseElement,
+    ColumnElement,
+    Connection,
+    Update,
+    and_,
+    bindparam,
+    insert,
+    select,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from orchestrator.errors import LeaseLost, NotAllowed, NotFound
 from orchestrator.job import Job
@@ -93,12 +108,16 @@ def write_all(
     """
     if not grips:
         return []
+    if any(grip.state is not grips[0].state for grip in grips):
+        raise AssertionError("jobs that are written together are in one state")
     came_from = grips[0].state
-    changes = {**values, **moving(came_from, to, values, event), "updated_at": db_now()}
-    if seize:
-        changes["lease"] = jobs.c.lease + 1
-    statement = fenced(_one_of(grips), came_from, only_if)
-    rows = connection.execute(statement.values(changes).returning(*jobs.c)).mappings()
+    changes = {**values, **moving(came_from, to, values, event)}
+    sql = {name: value for name, value in changes.items() if isinstance(value, ClauseElement)}
+    plain = {name: value for name, value in changes.items() if name not in sql}
+    statement = _update(came_from, tuple(sorted(plain)), only_if, one=len(grips) == 1, seize=seize)
+    if sql:
+        statement = statement.values(sql)
+    rows = connection.execute(statement, {**_which(grips), **bound(plain)}).mappings()
     hit = {row["id"]: Job.from_row(row) for row in rows}
     written = [hit[grip.job_id] for grip in grips if grip.job_id in hit]
     if event is not None:
@@ -126,16 +145,55 @@ def moving(
     return {"state": to.value} if kinds_of(to) else {"state": to.value, "error_kind": None}
 
 
-def _one_of(grips: Sequence[Grip]) -> ColumnElement[bool]:
-    """The fence: the job and the lease under which it is to be written."""
-    if len(grips) == 1:
-        return and_(jobs.c.id == grips[0].job_id, jobs.c.lease == grips[0].lease)
-    if any(grip.state is not grips[0].state for grip in grips):
-        raise AssertionError("jobs that are written together are in one state")
-    pairs = [(grip.job_id, grip.lease) for grip in grips]
+@lru_cache(maxsize=128)
+def _update(
+    came_from: State,
+    names: tuple[str, ...],
+    only_if: ColumnElement[bool] | None,
+    *,
+    one: bool,
+    seize: bool,
+) -> ReturningUpdate[Any]:
+    """The statement for changes of these columns: to make it costs more than to run it."""
+    statement = fenced(own() if one else _some_of(), came_from, only_if).values(values_of(names))
+    if seize:
+        statement = statement.values(lease=jobs.c.lease + 1)
+    return statement.values(updated_at=db_now()).returning(*jobs.c)
+
+
+def values_of(names: Iterable[str]) -> dict[str, BindParameter[Any]]:
+    """What an UPDATE of `jobs` sets these columns to; `bound` gives the values themselves."""
+    return {name: bindparam(f"to_{name}", type_=jobs.c[name].type) for name in names}
+
+
+def bound(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of `values_of`."""
+    return {f"to_{name}": value for name, value in values.items()}
+
+
+def own() -> ColumnElement[bool]:
+    """The fence of one job: its id, and the lease under which it is held."""
+    return and_(
+        jobs.c.id == bindparam("its_id", type_=jobs.c.id.type),
+        jobs.c.lease == bindparam("its_lease", type_=jobs.c.lease.type),
+    )
+
+
+def _some_of() -> ColumnElement[bool]:
+    """The fence of several jobs, each under its own lease."""
     # The ids once more: SQLite finds no row by a list of pairs, it reads them all.
-    which = jobs.c.id.in_([grip.job_id for grip in grips])
-    return and_(which, tuple_(jobs.c.id, jobs.c.lease).in_(pairs))
+    which = jobs.c.id.in_(bindparam("their_ids", expanding=True))
+    return and_(which, tuple_(jobs.c.id, jobs.c.lease).in_(bindparam("held", expanding=True)))
+
+
+def _which(grips: Sequence[Grip]) -> dict[str, Any]:
+    """The parameters of the fence."""
+    if len(grips) == 1:
+        return {"its_id": grips[0].job_id, "its_lease": grips[0].lease}
+    return {
+        "their_ids": [grip.job_id for grip in grips],
+        "held": [(grip.job_id, grip.lease) for grip in grips],
+    }
 
 
 def held(connection: Connection, job_id: int) -> Job:
@@ -204,12 +262,15 @@ def record_all(
         }
         for job in changed
     ]
-    connection.execute(insert(job_events).values(at=db_now()), rows)
+    connection.execute(_LOG_NOW, rows)
+
+
+_LOG_NOW = insert(job_events).values(at=db_now())
 
 
 def append(connection: Connection, **values: Any) -> None:
     """Append a row to `job_events`; it needs no lease, since it changes nothing."""
-    connection.execute(insert(job_events).values(at=db_now(), **values))
+    connection.execute(_LOG_NOW, values)
 
 
 def _check_move(come_from: State, to: State, changes: Mapping[str, Any], event: str | None) -> None:

@@ -13,14 +13,14 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
-from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, insert, select
+from sqlalchemy import ColumnElement, Connection, Update, insert, select
 
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
 from orchestrator.states import State
-from orchestrator.store.schema import job_events, jobs
+from orchestrator.store.schema import job_events
 from orchestrator.store.types import db_now
-from orchestrator.store.verbs.guarded import fenced, moving
+from orchestrator.store.verbs.guarded import bound, fenced, moving, own, values_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,7 @@ def write_each(
 
 def _write_alike(connection: Connection, statement: Update, rows: Sequence[_Row]) -> None:
     parameters = [
-        {"its_id": job.id, "its_lease": job.lease, **{f"to_{k}": v for k, v in values.items()}}
-        for job, values in rows
+        {"its_id": job.id, "its_lease": job.lease, **bound(values)} for job, values in rows
     ]
     hit = connection.execute(statement, parameters).rowcount
     if hit != len(rows):
@@ -106,16 +105,7 @@ def _update(
     came_from: State, names: tuple[str, ...], only_if: ColumnElement[bool] | None
 ) -> Update:
     """The statement for changes of these columns: to make it costs more than to run it."""
-    values = {name: bindparam(f"to_{name}", type_=jobs.c[name].type) for name in names}
-    return fenced(own(), came_from, only_if).values(values)
-
-
-def own() -> ColumnElement[bool]:
-    """The fence of one job: its id, and the lease under which it is held."""
-    return and_(
-        jobs.c.id == bindparam("its_id", type_=jobs.c.id.type),
-        jobs.c.lease == bindparam("its_lease", type_=jobs.c.lease.type),
-    )
+    return fenced(own(), came_from, only_if).values(values_of(names))
 
 
 _LOG = insert(job_events)
