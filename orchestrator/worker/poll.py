@@ -33,6 +33,10 @@ SAVE_EVERY_S = 60.0
 SLACK_S = 60.0
 """How much longer than `poll_max` two answers may be apart: the call's own time-outs."""
 
+RESTS = 4
+"""How many waits of `poll_max` a run is left alone for while its stream brings something in each:
+what moves goes on."""
+
 FIRST_LOOK_S = 1.0
 """How long a run that was just accepted is left to its stream before its status is asked for."""
 
@@ -73,7 +77,7 @@ class Poller:
         self._limits = Limits(
             run_timeout=job.run_timeout or follow.run_timeout,
             stall_timeout=job.stall_timeout or follow.stall_timeout,
-            longest_tick=2 * follow.poll_max + SLACK_S,
+            longest_tick=(RESTS + 1) * follow.poll_max + SLACK_S,
         )
         self.progress = resumed(job.followed_s, job.quiet_s, tools.clock.boottime(), self._limits)
         self._began = tools.clock.boottime() - job.followed_s
@@ -118,7 +122,7 @@ class Poller:
             retry=retry_if_result(lambda result: isinstance(result, _Unsettled)),
             wait=Growing(age=self._age, bounds=self._bounds, rand=self._tools.rand),
             stop=stop_never,
-            sleep=self._sleep,
+            sleep=self._rest,
         )
 
     def _age(self) -> float:
@@ -132,14 +136,34 @@ class Poller:
             return follow.poll_max, follow.poll_max
         return follow.poll_min, follow.poll_max
 
-    async def _sleep(self, seconds: float) -> None:
+    async def _rest(self, seconds: float) -> None:
+        """Wait between two looks; again while the stream moves and the run's time is not over."""
+        for _ in range(RESTS):
+            moved_at = self.progress.moved_at
+            woken = await self._sleep(seconds)
+            moves = self._streaming() and self.progress.moved_at > moved_at
+            in_question = self._leaving.in_question or self.progress.stopping is not None
+            if woken or not moves or in_question or self._left_s() < seconds:
+                return
+
+    def _left_s(self) -> float:
+        """How long the run may still go on, in seconds."""
+        seen_at = self.progress.seen_at
+        since = 0.0 if seen_at is None else self._tools.clock.boottime() - seen_at
+        return self._limits.run_timeout - self.progress.followed_s - since
+
+    async def _sleep(self, seconds: float) -> bool:
+        """Wait; True if something ended the wait."""
+        woken = False
         with anyio.move_on_after(seconds):
             await self._wake.wait()
+            woken = True
             since = self._tools.clock.boottime() - self._looked_at
             await self._tools.clock.sleep(
                 max(0.0, self._tools.settings.follow.poll_min / 2 - since)
             )
         self._wake = anyio.Event()
+        return woken
 
     async def _look(self) -> End | _Unsettled:
         run_id = self.job.run_id or ""
