@@ -116,7 +116,7 @@ def _told(out: Output, results: Results, *, named: bool, dry_run: bool) -> int:
             refused += 1
             out.line(f"{job_id} left as it is: {result}")
         else:
-            out.line(f"{job_id} {_now(result)}")
+            out.line(f"{job_id} {'would be ' if dry_run else ''}{_now(result)}")
     if not results:
         out.line("no job matches")
     if dry_run:
@@ -126,7 +126,7 @@ def _told(out: Output, results: Results, *, named: bool, dry_run: bool) -> int:
 
 def _now(job: Job) -> str:
     if job.cancel_requested_at is not None and not job.state.settled:
-        return f"{job.state.value}; its worker stops the run"
+        return f"{job.state.value} until its worker has stopped the run"
     if job.state is State.QUEUED and job.attempt > 0:
         return f"{job.state.value}: attempt {job.attempt + 1} will start another run"
     return job.state.value
@@ -247,8 +247,16 @@ def pause(frame: Frame, *, queue: str, reason: str | None) -> None:
 
     Live runs go on; what is queued waits until `resume`.
     """
-    anyio.run(write_once, frame.settings(), partial(people.pause, queue=queue, reason=reason))
+    settings = frame.settings()
+    anyio.run(write_once, settings, partial(people.pause, queue=queue, reason=reason))
     frame.output().line(f"queue {queue} is paused; go on with: orchestrator resume {queue}")
+    if not anyio.run(_jobs_of, settings, queue):
+        frame.warn(f"there is no job in a queue of the name {queue} yet")
+
+
+async def _jobs_of(settings: Settings, queue: str) -> int:
+    async with Orchestrator(settings=settings) as orc:
+        return len(await orc.jobs(Filter(queues=(queue,)), limit=1))
 
 
 @command

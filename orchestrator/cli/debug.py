@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,20 @@ def _fault(words: str) -> tuple[str, dict[str, Any]]:
     return preset, changes
 
 
+@asynccontextmanager
+async def _listening(server: DevServer) -> AsyncIterator[DevServer]:
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(server)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise BadInput(
+                "--port: another program listens there; stop it, or take a free port with --port 0"
+            ) from None
+        yield server
+
+
 async def _serve(
     out: Output,
     host: str,
@@ -92,7 +108,7 @@ async def _serve(
     faults: Sequence[tuple[str, dict[str, Any]]],
 ) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with DevServer(host=host, port=port, keys=keys, database=runs) as server:
+        async with _listening(DevServer(host=host, port=port, keys=keys, database=runs)) as server:
             for preset, changes in faults:
                 try:
                     server.faults.add(preset, **changes)

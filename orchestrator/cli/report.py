@@ -64,7 +64,9 @@ def _counts(out: Output, found: Survey) -> None:
         )
         out.line(f"{state.value:<11}{sum(kinds.values()):>8}" + (f"   {shown}" if shown else ""))
     cost, tokens = found.totals["cost_usd"], found.totals["total_tokens"]
-    out.line(f"{'cost':<11}{money(cost):>8}   {tokens:,} tokens, earlier attempts included")
+    unknown = found.totals["of_unknown_cost"]
+    more = f"; {unknown:,} more runs told no cost" if unknown else ""
+    out.line(f"{'cost':<11}{money(cost):>8}   {tokens:,} tokens, earlier attempts included{more}")
 
 
 def _gates(out: Output, found: Survey, origin: str, own_key: str | None) -> None:

@@ -182,10 +182,10 @@ def enqueue(
         job_values(options_of_it, Defaults())
         lines = [Line(0, options_of_it)]
     if dry_run:
-        frame.output().line(f"{_jobs(len(lines))} would be enqueued; nothing was")
+        _told_of_dry_run(frame.output(), lines, as_json=as_json)
         return
     handles = anyio.run(_enqueue, settings, lines, on_conflict, str(file or ""))
-    _told_ids(frame.output(), handles, as_json=as_json)
+    _told_ids(frame, handles, as_json=as_json)
 
 
 def _lines_of(file: Path, form: str | None, given: dict[str, Any], now: datetime) -> list[Line]:
@@ -220,15 +220,27 @@ async def _enqueue(
             raise BadInput(f"nothing was enqueued\n  {name}:{numbers}: {error}") from error
 
 
-def _told_ids(out: Output, handles: Sequence[JobHandle], *, as_json: bool) -> None:
+def _told_of_dry_run(out: Output, lines: Sequence[Line], *, as_json: bool) -> None:
+    keyed = sum(bool(line.options.get("unique_key")) for line in lines)
+    if as_json:
+        out.json({"dry_run": True, "jobs": len(lines), "with_unique_key": keyed})
+        return
+    unless = f", {keyed} of them unless their unique key exists" if keyed else ""
+    out.line(f"{_jobs(len(lines))} would be enqueued{unless}; nothing was")
+
+
+def _told_ids(frame: Frame, handles: Sequence[JobHandle], *, as_json: bool) -> None:
+    out = frame.output()
+    existing = [handle.id for handle in handles if not handle.created]
     if as_json:
         out.json({"jobs": [{"id": handle.id, "created": handle.created} for handle in handles]})
     elif not out.terminal:
         for handle in handles:
             out.line(str(handle.id))
+        if existing:
+            frame.warn(f"{_jobs(len(existing))} of {len(handles)} existed: their unique keys did")
     else:
         ids = [handle.id for handle in handles if handle.created]
-        existing = [handle.id for handle in handles if not handle.created]
         if ids:
             many = f"{ids[0]} to {ids[-1]}" if len(ids) > 1 else str(ids[0])
             out.line(f"enqueued {_jobs(len(ids))}: {many}")

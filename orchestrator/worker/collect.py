@@ -89,6 +89,7 @@ class Collector:
         first = await asking()
         if first.good:
             return harvest(first.chat, first.trouble, folded)
+        self._tools.log.info("collect.waits", job_id=job.id, reason=_why(first))
         await meanwhile()
         ask = await after_first(first, self._retrying(enough), asking)
         return harvest(ask.chat, ask.trouble, folded)
@@ -120,6 +121,12 @@ class Collector:
             return _SPREAD[min(number, len(_SPREAD)) - 1]
         backoff = Backoff(first=1.0, most=30.0, rand=self._tools.rand)
         return backoff.seconds(number, ask.retry_after if ask else None)
+
+
+def _why(first: _Ask) -> str:
+    if first.trouble is not None:
+        return first.trouble.error
+    return "the chat does not hold the whole message (yet)"
 
 
 class _Enough(stop_base):

@@ -47,6 +47,12 @@ class Tally:
         return self._numbers[state]
 
     @property
+    def ends(self) -> dict[str, int]:
+        """How many jobs ended in each state, those in doubt among them."""
+        at_rest = (state for state in State if state.settled or state is State.IN_DOUBT)
+        return {state.value: self.number(state) for state in at_rest if self.number(state)}
+
+    @property
     def all_completed(self) -> bool:
         """True if nothing that this worker handled ended otherwise."""
         return not any(map(self.number, (State.FAILED, State.CANCELLED, State.IN_DOUBT)))

@@ -141,7 +141,7 @@ class Worker:
             # Without it, peers find out by the process's end or by the missing heartbeat.
             death = partial(crew.bury, worker_id=tools.who.worker_id)
             await tools.commit(Act.BURY, death, job_id=0)
-        tools.log.info("worker.stopped", why=ended.value)
+        tools.log.info("worker.stopped", why=ended.value, **self.tally.ends)
         return ended
 
     def _begin(self, tasks: TaskGroup) -> Duties:

@@ -64,6 +64,14 @@ def test_without_the_api_the_choices_are_still_shown(
     assert "orchestrator resolve 1 --fail" in done.out
 
 
+def test_pausing_a_queue_that_nothing_uses_is_remarked(shell: Shell) -> None:
+    shell("enqueue", "x", "--queue", "mail")
+    assert shell("pause", "mail").err == ""
+    done = shell("pause", "mial")
+    assert "queue mial is paused" in done.out
+    assert done.err == "there is no job in a queue of the name mial yet\n"
+
+
 @pytest.mark.parametrize(
     "args",
     [

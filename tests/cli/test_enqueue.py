@@ -87,6 +87,21 @@ def test_a_unique_key_returns_the_job_that_has_it(shell: Shell) -> None:
     assert shell.sql("select id, prompt from jobs") == [(1, "y")]
 
 
+def test_who_enqueues_a_file_again_learns_what_existed(shell: Shell) -> None:
+    lines = ['{"prompt": "a", "unique_key": "a"}', '{"prompt": "b"}']
+    (shell.folder / "f.jsonl").write_text("\n".join(lines))
+    assert shell("enqueue", "--file", "f.jsonl").err == ""
+    again = shell("enqueue", "--file", "f.jsonl")
+    assert again.out == "1\n3\n"
+    assert again.err == "1 job of 2 existed: their unique keys did\n"
+    rehearsed = shell("enqueue", "--file", "f.jsonl", "--dry-run").out
+    assert rehearsed == (
+        "2 jobs would be enqueued, 1 of them unless their unique key exists; nothing was\n"
+    )
+    told = json.loads(shell("enqueue", "--file", "f.jsonl", "--dry-run", "--json").out)
+    assert told == {"dry_run": True, "jobs": 2, "with_unique_key": 1}
+
+
 def test_a_terminal_gets_a_sentence(shell: Shell) -> None:
     assert "enqueued 1 job: 1" in shell.on_terminal("enqueue", "x").out
 

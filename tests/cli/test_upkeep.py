@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import sqlite3
 import urllib.request
 from pathlib import Path
@@ -150,6 +151,9 @@ def test_the_dev_server_says_where_it_is_and_ends_at_ctrl_c(shell: Shell) -> Non
 
 def test_a_fault_that_does_not_exist(shell: Shell) -> None:
     assert "one of broken-body" in shell("devserver", "--fault", "no", code=2).err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert "--port 0" in shell("devserver", "--port", port, code=2).err
     assert "when: 'x'" in shell("devserver", "--port", "0", "--fault", "cut,when=x", code=2).err
 
 

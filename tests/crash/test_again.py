@@ -60,9 +60,9 @@ CHAINS: Mapping[str, tuple[str, tuple[Point, ...]]] = {
         (
             after(Act.ANSWER),
             *ARRIVAL,
-            *around(Act.OPEN_STREAM, Act.STREAM, Act.CHUNKS, Act.STATUS, Act.PROGRESS),
-            # The last: nothing comes behind the saved chunks of a run that hangs.
-            *around(Act.CHECKPOINT),
+            # Nothing comes behind the saved chunks of a run that hangs: who lived on might save.
+            *around(Act.OPEN_STREAM, Act.STREAM, Act.CHUNKS, Act.CHECKPOINT),
+            *around(Act.STATUS, Act.PROGRESS),
             *around(Act.CHAT, Act.NOTE_STOP, Act.STOP, Act.COLLECT, Act.SETTLE),
         ),
     ),

@@ -294,4 +294,16 @@ def test_cost_counts_earlier_attempts(desk: Desk) -> None:
     second = desk.apply(desk.mark(again), accepted(2))
     settle(desk, second, dataclasses.replace(DONE, columns={"cost_usd": 0.25, "total_tokens": 3}))
     total = desk.read(look.totals, look.Filter(ids=(job.id,)))
-    assert total == {"cost_usd": 0.75, "total_tokens": 10}
+    assert total == {"cost_usd": 0.75, "total_tokens": 10, "of_unknown_cost": 0}
+
+
+def test_runs_that_told_no_cost_are_counted(desk: Desk) -> None:
+    first = desk.running(max_attempts=2)
+    settle(
+        desk, first, dataclasses.replace(FAILED, columns={"run_status": "failed"}), retry_after_s=0
+    )
+    (again,) = desk.claim()
+    second = desk.apply(desk.mark(again), accepted(2))
+    settle(desk, second, dataclasses.replace(DONE, columns={"total_tokens": 3}))
+    desk.running()  # is not over: it may still tell
+    assert desk.read(look.totals, look.Filter())["of_unknown_cost"] == 2

@@ -165,17 +165,26 @@ def counts(connection: Connection, wanted: Filter) -> dict[tuple[str, str | None
 
 
 def totals(connection: Connection, wanted: Filter) -> dict[str, Any]:
-    """Sum cost and tokens of the matching jobs, their earlier attempts included."""
+    """Sum cost and tokens of the matching jobs, their earlier attempts included.
+
+    `of_unknown_cost` counts the runs that are over and told no cost: the sum is without them.
+    """
     chosen = select(jobs.c.id).where(wanted.condition())
-    figures: dict[str, Any] = {"cost_usd": 0.0, "total_tokens": 0}
+    figures: dict[str, Any] = {"cost_usd": 0.0, "total_tokens": 0, "of_unknown_cost": 0}
     for table, owner in ((jobs, jobs.c.id), (attempts, attempts.c.job_id)):
         statement = select(
             func.coalesce(func.sum(table.c.cost_usd), 0.0),
             func.coalesce(func.sum(table.c.total_tokens), 0),
+            func.count().filter(
+                table.c.accepted_at.is_not(None),
+                table.c.finished_at.is_not(None),
+                table.c.cost_usd.is_(None),
+            ),
         ).where(owner.in_(chosen))
-        cost, tokens = connection.execute(statement).one()
+        cost, tokens, unknown = connection.execute(statement).one()
         figures["cost_usd"] += float(cost)
         figures["total_tokens"] += int(tokens)
+        figures["of_unknown_cost"] += int(unknown)
     return figures
 
 
