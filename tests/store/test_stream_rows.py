@@ -4,11 +4,12 @@ import pytest
 
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
-from orchestrator.store.verbs import attempt, crew, guarded
+from orchestrator.store.schema import gates
+from orchestrator.store.verbs import attempt, crew, guarded, outcomes
 from orchestrator.store.verbs.attempt import SAFE_AFTER_BREAKS, Place, Segment
 from orchestrator.store.verbs.guarded import Grip
 
-from .desk import DONE, ORIGIN, Desk
+from .desk import DONE, ORIGIN, Desk, accepted
 
 
 def checkpoint(desk: Desk, job: Job, first: int, *chunks: object) -> None:
@@ -100,6 +101,30 @@ def test_a_lost_lease_opens_no_stream(desk: Desk) -> None:
     desk.write(guarded.write, Grip.of(job), {}, seize=True)
     with pytest.raises(LeaseLost):
         desk.open_stream(job)
+
+
+@pytest.mark.parametrize(
+    ("leaving", "if_safe_at", "open_at_once"),
+    [
+        ("unknown", None, True),
+        ("unsafe", None, True),
+        ("unknown", ORIGIN, False),
+        ("unsafe", ORIGIN, False),
+        ("safe", ORIGIN, True),
+    ],
+)
+def test_a_place_comes_with_the_ids_where_the_stream_is_opened_at_once(
+    desk: Desk, leaving: str, if_safe_at: str | None, open_at_once: bool
+) -> None:
+    desk.start()
+    job = desk.sent()
+    desk.write(lambda connection: connection.execute(gates.update().values(leaving=leaving)))
+    applied = outcomes.Applied(job=job, outcome=accepted(1), by="w1")
+    accepting = attempt.Accepted(applied=applied, if_safe_at=if_safe_at)
+    (running,) = desk.write(attempt.accept_each, [accepting])
+    assert running == desk.get(job.id)
+    assert (running.stream_opened_at is not None) == open_at_once
+    assert desk.event_names(job.id)[-1] == "submit.accepted"
 
 
 # --- leaving ----------------------------------------------------------------------------------

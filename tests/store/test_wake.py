@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -69,6 +70,39 @@ async def test_another_connection_wakes_the_listener(
     async with listening(database_url) as (_, ear), Store.open(parse_url(database_url)) as other:
         before = ear.heard
         await other.write(act)
+        await ear.hears(after=before)
+
+
+async def test_a_file_is_looked_at_where_the_system_tells_nothing(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "asyncinotify", None)
+    async with listening(sqlite_url) as (_, ear), Store.open(parse_url(sqlite_url)) as other:
+        before = ear.heard
+        await other.write(enqueue)
+        await ear.hears(after=before)
+
+
+async def test_a_file_that_changes_without_a_word_is_looked_at_all_the_same(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent:
+        """Never tells of anything, as where the file is shared between virtual machines."""
+
+        def __enter__(self) -> Silent:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def add_watch(self, *what: object) -> None: ...
+
+        async def get(self) -> None:
+            await anyio.sleep_forever()
+
+    monkeypatch.setattr("asyncinotify.Inotify", Silent)
+    async with listening(sqlite_url) as (_, ear), Store.open(parse_url(sqlite_url)) as other:
+        before = ear.heard
+        await other.write(enqueue)
         await ear.hears(after=before)
 
 

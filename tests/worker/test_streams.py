@@ -233,6 +233,20 @@ async def most_open(bench: Bench, expected: int, **follow: Any) -> int:
     return bench.server.stats.max_open_streams
 
 
+async def test_a_run_whose_stream_moves_is_seldom_asked_about(bench: Bench) -> None:
+    (job,) = await streamed(bench, "[tokens=60 delay=0.05 tail=0.1]")
+    assert job.state == "completed"
+    # At three seconds and `poll_max` of 0.3 a silent run would be asked about ten times.
+    assert len(bench.server.stats.requests("status")) <= 6
+
+
+async def test_a_run_that_moves_beyond_its_time_is_stopped(bench: Bench) -> None:
+    (job_id,) = await bench.enqueue("[tokens=2000 delay=0.05 stop_time=0.1]", run_timeout=1.0)
+    await bench.once(bench.settings(follow={"mode": "stream"}))
+    job = await bench.job(job_id)
+    assert (job.state, job.error_kind) == ("failed", "timed_out")
+
+
 # --- checkpoints ------------------------------------------------------------------------------
 
 
