@@ -290,7 +290,7 @@ class RecoupClient:
         except ValueError as exc:
             # Its text may quote what was read.
             raise _NoKeyError(f"the API key cannot be read: {type(exc).__name__}") from None
-        if not key or not all("!" <= character <= "~" for character in key):
+        if not (key and key.isascii() and key.isprintable()) or " " in key:
             raise _NoKeyError("the API key is empty or holds characters that no header can carry")
         return key
 

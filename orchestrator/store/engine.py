@@ -63,14 +63,15 @@ def pooled_engine(
 ) -> Engine:
     """Make the engine of a store, for use from several threads. Dispose it in a `finally`.
 
-    `size` bounds its connections; `prepared` lets PostgreSQL keep prepared statements, which must
-    not be where a transaction pooler stands before it.
+    `size` bounds its connections; `prepared` lets PostgreSQL keep prepared statements and settings
+    of a connection, which must not be where a transaction pooler stands before it.
     """
     pool = {
         "poolclass": QueuePool,
         "pool_size": size,
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_S,
+        "pool_use_lifo": True,  # the one used last has the statements prepared
     }
     return _engine(url, pool, now=now, prepared=prepared)
 
@@ -107,7 +108,7 @@ def _engine(
         connect_args=postgres.connect_args(url, prepared=prepared),
     )
     if bounded:
-        postgres.prepare(engine)
+        postgres.prepare(engine, own_session=prepared)
     return engine
 
 

@@ -32,14 +32,30 @@ _CONNECTION = {
     "tcp_user_timeout": 30_000,
 }
 
-_BOUNDS = f"""SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_S * 1000:.0f}', true),
- set_config('lock_timeout', '{LOCK_TIMEOUT_S * 1000:.0f}', true),
- set_config('idle_in_transaction_session_timeout', '{STATEMENT_TIMEOUT_S * 1000:.0f}', true),
- set_config('jit', 'off', true),
- set_config('DateStyle', 'ISO', true),
- set_config('extra_float_digits', '1', true)"""
-_DURABLE = """, set_config('synchronous_commit', CASE current_setting('synchronous_commit')
- WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)"""
+_BOUNDS = {
+    "statement_timeout": f"'{STATEMENT_TIMEOUT_S * 1000:.0f}'",
+    "lock_timeout": f"'{LOCK_TIMEOUT_S * 1000:.0f}'",
+    "idle_in_transaction_session_timeout": f"'{STATEMENT_TIMEOUT_S * 1000:.0f}'",
+    "jit": "'off'",
+    "DateStyle": "'ISO'",
+    "extra_float_digits": "'1'",
+}
+_DURABLE = {
+    "synchronous_commit": "CASE current_setting('synchronous_commit') "
+    "WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END"
+}
+
+
+def _setting(values: dict[str, str], *, transaction: bool) -> str:
+    """The statement that sets these, for the transaction or for the session."""
+    local = "true" if transaction else "false"
+    calls = (f"set_config('{name}', {value}, {local})" for name, value in values.items())
+    return f"SELECT {', '.join(calls)}"
+
+
+_FOR_READING = _setting(_BOUNDS, transaction=True)
+_FOR_WRITING = _setting({**_BOUNDS, **_DURABLE}, transaction=True)
+_FOR_GOOD = _setting({**_BOUNDS, **_DURABLE}, transaction=False)
 
 
 def connect_args(url: URL, *, prepared: bool = False) -> dict[str, Any]:
@@ -63,17 +79,26 @@ def require_driver() -> None:
         ) from None
 
 
-def prepare(engine: Engine) -> None:
+def prepare(engine: Engine, *, own_session: bool = False) -> None:
     """Bound each transaction of `engine`, and make each that writes durable.
 
     `engine` is a sync engine, or the sync side of an async one. Everything is set for the
-    transaction only, so that a connection shared through a pooler keeps nothing of it.
+    transaction only, so that a connection shared through a pooler keeps nothing of it; where the
+    connection is our own (`own_session`), once for all its transactions.
     """
+    if own_session:
 
-    @event.listens_for(engine, "begin")
-    def on_begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(WRITE, False)
-        connection.exec_driver_sql(_BOUNDS + _DURABLE if writes else _BOUNDS)
+        @event.listens_for(engine, "connect")
+        def on_connect(dbapi_connection: Any, _record: Any) -> None:
+            dbapi_connection.execute(_FOR_GOOD)
+            dbapi_connection.commit()
+
+    else:
+
+        @event.listens_for(engine, "begin")
+        def on_begin(connection: Connection) -> None:
+            writes = connection.get_execution_options().get(WRITE, False)
+            connection.exec_driver_sql(_FOR_WRITING if writes else _FOR_READING)
 
     @event.listens_for(engine, "handle_error")
     def on_error(context: ExceptionContext) -> None:

@@ -57,7 +57,10 @@ class Store:
         migrations.require_file(url)
         direct = listen_url or url
         engine = pooled_engine(url, now=now, prepared=prepared)
-        beats = pooled_engine(direct, size=1) if engine.dialect.name == "postgresql" else None
+        beats = None
+        if engine.dialect.name == "postgresql":
+            past_pooler = prepared or listen_url is not None
+            beats = pooled_engine(direct, size=1, prepared=past_pooler)
         try:
             store = cls(engine=engine, beats=beats, listen=wake.listener(direct))
             await store.read(migrations.require_current)

@@ -81,7 +81,8 @@ class Duties:
             await self.look()
             if clock.boottime() - rescued_at >= rescue_every:
                 rescued_at = clock.boottime()
-                await self.adopt()
+                if await self._rescuer.is_needed():
+                    await self.adopt()
 
         await self._repeat(tend, self._tools.settings.worker.poll_interval)
 

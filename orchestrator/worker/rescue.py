@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 
+from sqlalchemy import Connection
+
 from orchestrator import decide
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
@@ -25,6 +27,16 @@ class Rescuer:
         self._heartbeat = heartbeat
         self._identity = identity
         self._watch = Watch(now=tools.clock.boottime)
+
+    async def is_needed(self) -> bool:
+        """Tell in one cheap look whether somebody died, or left jobs that nobody holds."""
+
+        def look(connection: Connection) -> tuple[list[Peer], bool]:
+            return crew.peers(connection), crew.anything_abandoned(connection)
+
+        peers, abandoned = await self._tools.store.read(look)
+        self._watch.look(peers)
+        return abandoned or any(self._is_dead(peer) for peer in peers)
 
     async def rescue(self) -> tuple[list[Job], list[Job]]:
         """Mend what dead workers left; return the runs that this worker adopted, and the mended.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from sqlalchemy import ColumnElement, bindparam
+from sqlalchemy import ColumnElement, bindparam, or_, tuple_
 
 from orchestrator import decide
 from orchestrator.decide import Policy
@@ -40,12 +40,15 @@ def _send_without_mark(patch: pytest.MonkeyPatch) -> None:
 def _guard_without_lease(patch: pytest.MonkeyPatch) -> None:
     """A guarded write names the job and its state, and not the lease."""
 
-    def one_of(grips: list[guarded.Grip]) -> ColumnElement[bool]:
-        return jobs.c.id.in_([grip.job_id for grip in grips])
+    def some_of() -> ColumnElement[bool]:
+        held = tuple_(jobs.c.id, jobs.c.lease).in_(bindparam("held", expanding=True))
+        of_any_lease = or_(held, jobs.c.lease >= 0)
+        return jobs.c.id.in_(bindparam("their_ids", expanding=True)) & of_any_lease
 
-    patch.setattr(guarded, "_one_of", one_of)
-    patch.setattr(jointly, "own", _any_lease)
-    patch.setattr(jointly, "_update", jointly._update.__wrapped__)  # none that was made before
+    patch.setattr(guarded, "_some_of", some_of)
+    for module in (guarded, jointly):
+        patch.setattr(module, "own", _any_lease)
+        patch.setattr(module, "_update", module._update.__wrapped__)  # none that was made before
 
 
 def _any_lease() -> ColumnElement[bool]:

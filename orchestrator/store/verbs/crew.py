@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, update
 
 from orchestrator.errors import ConfigError, LeaseLost
 from orchestrator.job import Job
@@ -181,14 +181,19 @@ def abandoned(connection: Connection) -> list[Job]:
 
     Those that another worker is just rescuing are left out.
     """
+    statement = select(jobs).where(_is_abandoned()).order_by(jobs.c.id)
+    rows = connection.execute(statement.with_for_update(skip_locked=True)).mappings()
+    return [Job.from_row(row) for row in rows]
+
+
+def anything_abandoned(connection: Connection) -> bool:
+    """True if there is a claimed job that nobody holds; without a lock, so a hint."""
+    return connection.execute(select(jobs.c.id).where(_is_abandoned()).limit(1)).first() is not None
+
+
+def _is_abandoned() -> ColumnElement[bool]:
     alive = select(workers.c.id).where(workers.c.stopped_at.is_(None))
-    statement = (
-        select(jobs)
-        .where(is_claimed(), or_(jobs.c.worker_id.is_(None), jobs.c.worker_id.not_in(alive)))
-        .order_by(jobs.c.id)
-        .with_for_update(skip_locked=True)
-    )
-    return [Job.from_row(row) for row in connection.execute(statement).mappings()]
+    return and_(is_claimed(), or_(jobs.c.worker_id.is_(None), jobs.c.worker_id.not_in(alive)))
 
 
 def rescue(
