@@ -27,6 +27,7 @@ def plan(given: argparse.Namespace) -> list[list[str]]:
             ["idle", "--seconds", "5", "--jobs", "5"],
             ["polling", "--runs", "5"],
             ["live", "--runs", "50", "--seconds", "5", "--run-s", "15"],
+            ["fleet", "--workers", "1", "5", "--cost-rounds", "3", "--lasts-s", "10"],
         ]
     return [
         ["compare", "lifecycle", "--rounds", "3", *peers],
@@ -41,6 +42,7 @@ def plan(given: argparse.Namespace) -> list[list[str]]:
         ["idle", "--save"],
         ["polling", "--save"],
         ["live", "--save"],
+        ["fleet", "--save"],
     ]
 
 

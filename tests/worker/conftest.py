@@ -24,6 +24,7 @@ BOTH_DATABASES = frozenset(
         "test_huge_answers",
         "test_limits",
         "test_odd_rows",
+        "test_saver",
         "test_streams",
         "test_submit",
         "test_takeover",
