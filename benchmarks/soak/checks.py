@@ -135,7 +135,20 @@ def _by_circumstance(evidence: Evidence, job_id: int) -> frozenset[str]:
         if "break_body" in call["faults"]:
             # Only the run's id came; a run that ends before its chat was found keeps no text.
             ends.add("collect_failed")
+    if any(map(_chat_was_not_read, evidence.events_of[job_id])):
+        # The stream saw the whole turn, and that the chat is empty nobody could know.
+        ends.add("completed")
     return frozenset(ends)
+
+
+def _chat_was_not_read(event: Row) -> bool:
+    """True for a message of the stream that stands in for one that the API refused to show."""
+    detail = event["detail"] if event["event"] == "collect.difference" else None
+    return bool(detail) and detail["kept"] == "stream" and detail["why"] not in _READ
+
+
+_READ = frozenset({"the chat holds no message", "the stored message is an earlier state"})
+"""Why the stream's message is kept though the chat was read (`orchestrator/harvest.py`)."""
 
 
 def paths_legal(evidence: Evidence) -> Iterator[Violation]:
