@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
@@ -14,6 +14,8 @@ from sqlalchemy.pool import NullPool, QueuePool
 from orchestrator.errors import ConfigError, StoreDamaged, StoreUnavailable
 from orchestrator.store import postgres, sqlite
 from orchestrator.store.types import read_json, write_json
+
+T = TypeVar("T")
 
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 
@@ -113,20 +115,28 @@ def _engine(
 
 
 def begin(engine: Engine, *, writes: bool) -> tuple[Connection, RootTransaction]:
-    """Begin a transaction on a connection of the pool; the caller closes the connection.
+    """Begin a transaction on a connection of the pool; the caller closes the connection."""
+    connection = engine.connect().execution_options(**{sqlite.WRITE: writes})
+    try:
+        return connection, connection.begin()
+    except BaseException:
+        connection.close()
+        raise
 
-    A connection that died while nobody used it is found out here, before anything is asked of
-    it, and another takes its place.
+
+def on_live_connection(run: Callable[[], T]) -> T:
+    """Run a transaction, and once more if its connection turns out to be dead.
+
+    A server ends idle connections, or was started again: the first statement on such a one tells.
+    Nothing stands of a transaction whose connection was lost before its COMMIT; `run` must not
+    raise what a lost COMMIT says.
     """
-    for last in (False, True):
-        connection = engine.connect().execution_options(**{sqlite.WRITE: writes})
-        try:
-            return connection, connection.begin()
-        except DBAPIError as error:
-            connection.close()
-            if last or not error.connection_invalidated:
-                raise
-    raise AssertionError("the second try returns or raises")
+    try:
+        return run()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    return run()
 
 
 @contextmanager

@@ -13,7 +13,13 @@ from sqlalchemy import URL, Connection, Engine
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.store import migrations, sqlite, wake
 from orchestrator.store.commit import GroupCommit, Joint, Write
-from orchestrator.store.engine import POOL_SIZE, begin, pooled_engine, reaching
+from orchestrator.store.engine import (
+    POOL_SIZE,
+    begin,
+    on_live_connection,
+    pooled_engine,
+    reaching,
+)
 from orchestrator.store.threads import Threads
 from orchestrator.store.transact import transact
 from orchestrator.store.wake import Listen
@@ -124,9 +130,12 @@ class Store:
 
     def _read(self, verb: Callable[[Connection], T]) -> T:
         with reaching():
-            connection, transaction = begin(self._engine, writes=False)
-            with connection, transaction:
-                return verb(connection)
+            return on_live_connection(partial(self._read_once, verb))
+
+    def _read_once(self, verb: Callable[[Connection], T]) -> T:
+        connection, transaction = begin(self._engine, writes=False)
+        with connection, transaction:
+            return verb(connection)
 
     async def _run_alone(
         self, threads: Threads, engine: Engine, verb: Callable[[Connection], T]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import anyio
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.errors import StoreUnavailable
-from orchestrator.store.engine import begin, out_of_reach, reaching
+from orchestrator.store.engine import begin, on_live_connection, out_of_reach, reaching
 from orchestrator.store.threads import Threads
 
 T = TypeVar("T")
@@ -54,19 +55,23 @@ async def transact(threads: Threads, engine: Engine, verb: Callable[[Connection]
 
 
 def _run(engine: Engine, verb: Callable[[Connection], T]) -> T | _Unanswered[T]:
-    number: str | None = None
     with reaching():
-        connection, transaction = begin(engine, writes=True)
-        with connection, transaction:
-            result = verb(connection)
-            if engine.dialect.name == "postgresql":
-                number = connection.execute(_NUMBER).scalar_one()
-            try:
-                transaction.commit()
-            except DBAPIError as error:
-                if number is None or not out_of_reach(error):
-                    raise
-                return _Unanswered(result, number, error)
+        return on_live_connection(partial(_run_once, engine, verb))
+
+
+def _run_once(engine: Engine, verb: Callable[[Connection], T]) -> T | _Unanswered[T]:
+    number: str | None = None
+    connection, transaction = begin(engine, writes=True)
+    with connection, transaction:
+        result = verb(connection)
+        if engine.dialect.name == "postgresql":
+            number = connection.execute(_NUMBER).scalar_one()
+        try:
+            transaction.commit()
+        except DBAPIError as error:
+            if number is None or not out_of_reach(error):
+                raise  # without a number, nothing was written
+            return _Unanswered(result, number, error)
     return result
 
 

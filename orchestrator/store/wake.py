@@ -66,12 +66,15 @@ async def _watch_file(path: Path, on_change: Callable[[], None]) -> None:
         with _writes_to(Path(f"{path}-wal")) as written:
             wait_s = LOOK_FIRST_S
             while True:
-                wait_s = LOOK_FIRST_S if await written(wait_s) else min(2 * wait_s, LOOK_MOST_S)
+                told = await written(wait_s)
+                wait_s = LOOK_FIRST_S if told else min(2 * wait_s, LOOK_MOST_S)
                 now = _commits_of_others(connection)
                 if now != seen:
                     seen = now
                     on_change()
                     await anyio.sleep(LOOK_EVERY_S)
+                elif told:
+                    await anyio.sleep(LOOK_FIRST_S)  # a long transaction tells of each of its pages
 
 
 @contextmanager

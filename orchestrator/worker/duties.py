@@ -104,7 +104,8 @@ class Duties:
         """See what is due, and settle what needs no run: cancelled, expired, in doubt for long."""
         store = self._tools.store
         waiting = await store.read(claim.waiting, self._tools.who)
-        self._gate.shut = waiting.shut
+        if waiting.shut:
+            self._gate.shut = True  # that it is open, `tend_gate` sees: this look may be older
         if waiting.claim:
             self._on_due()
         if waiting.sweep:

@@ -140,11 +140,12 @@ class Follower:
             self.cancel()
         try:
             return await self._conclude(await self._until_end())
-        except BaseException:
+        except BaseException as fault:
+            if isinstance(fault, Exception):  # what is written below may fail in its own way
+                self._tools.log.info("run.interrupted", job_id=self.job.id, error=repr(fault))
             # Not settled: another goes on with what the stream brought, and with these clocks.
             with anyio.CancelScope(shield=True):
-                await self._save()
-                await self._stream.give_place_back()
+                await self._save_and_give_back()
             raise
 
     async def _conclude(self, end: End) -> Job:
@@ -157,8 +158,9 @@ class Follower:
             whole=self._stream.whole,
         )
         collector = Collector(tools=self._tools, gate=self._gate)
-        # Who looks at the row while this takes its time should see how the run ended.
-        harvest = await collector.collect(self.job, end, folded, meanwhile=self._save)
+        # Who looks at the row while this takes its time should see how the run ended, and others
+        # may need the place.
+        harvest = await collector.collect(self.job, end, folded, meanwhile=self._save_and_give_back)
         return await self._settle(end, harvest)
 
     async def _until_end(self) -> End:
@@ -200,6 +202,12 @@ class Follower:
         """Save how far the run was followed: another worker goes on from there."""
         await self._stream.save()
         await self._poller.save()
+
+    async def _save_and_give_back(self) -> None:
+        try:
+            await self._save()
+        finally:
+            await self._stream.give_place_back()
 
     async def _learn_chat(self) -> None:
         chat = await find_chat(self._tools, self.job)

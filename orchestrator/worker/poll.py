@@ -143,7 +143,8 @@ class Poller:
             woken = await self._sleep(seconds)
             moves = self._streaming() and self.progress.moved_at > moved_at
             in_question = self._leaving.in_question or self.progress.stopping is not None
-            if woken or not moves or in_question or self._left_s() < seconds:
+            answered = self.progress.seen_at is not None  # else the clocks stand still
+            if woken or not moves or in_question or not answered or self._left_s() < seconds:
                 return
 
     def _left_s(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count, islice
 
@@ -53,29 +53,40 @@ class Saver:
         due = (
             (stream, saving)
             for stream in tuple(self._streams)
-            if stream.job.id % SHARES == share and (saving := stream.unsaved()) is not None
+            if stream.job.id % SHARES == share
+            and not stream.saving.locked()
+            and (saving := stream.unsaved()) is not None
         )
         while some := dict(islice(due, AT_ONCE)):
-            await self._save_some(some)
-
-    async def _save_some(self, some: Mapping[StreamFollower, Saving]) -> None:
-        """Save these at once; where one of them cannot be saved, each alone."""
-        verb = partial(attempt.checkpoint_each, savings=tuple(some.values()))
-        try:
-            await self._tools.write(Act.CHECKPOINT, verb, job_id=min(s.job.id for s in some))
-        except StoreUnavailable as error:
-            self._tools.log.warning("stream.unsaved", streams=len(some), error=str(error))
-        except Exception as error:  # noqa: BLE001 - it is raised where it belongs, one stream's
-            self._tools.log.debug("stream.saved_alone", streams=len(some), error=str(error))
+            if await self._save_together(some):
+                continue
             for stream in some:
-                await self._save_alone(stream)
-        else:
-            for stream, saving in some.items():
-                stream.saved(saving)
+                if stream in self._streams:  # or its follower has saved it, or let go
+                    await self._save_alone(stream)
+
+    async def _save_together(self, some: Mapping[StreamFollower, Saving]) -> bool:
+        """Save these at once; False if that was refused, so that each must be tried alone."""
+        verb = partial(attempt.checkpoint_each, savings=tuple(some.values()))
+        with ExitStack() as held:
+            for stream in some:
+                stream.saving.acquire_nowait()
+                held.callback(stream.saving.release)
+            try:
+                await self._tools.write(Act.CHECKPOINT, verb, job_id=min(s.job.id for s in some))
+            except StoreUnavailable as error:
+                self._tools.log.warning("stream.unsaved", streams=len(some), error=str(error))
+            except Exception as error:  # noqa: BLE001 - it is raised where it belongs, one stream's
+                self._tools.log.debug("stream.saved_alone", streams=len(some), error=str(error))
+                return False
+            else:
+                for stream, saving in some.items():
+                    stream.saved(saving)
+        return True
 
     async def _save_alone(self, stream: StreamFollower) -> None:
         try:
             await stream.save()
         except Exception as error:  # noqa: BLE001 - its follower raises it
+            self._tools.log.debug("stream.refused", job_id=stream.job.id, error=str(error))
             if (on_failure := self._streams.get(stream)) is not None:
                 on_failure(error)

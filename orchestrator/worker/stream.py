@@ -105,6 +105,9 @@ class StreamFollower:
         """True once a response was lost or left before its end: that may cancel the run."""
         self._placed = placed
         self._opened_once = False
+        self.saving = anyio.Lock()
+        """Held while chunks are written: of two writes at once, the older could come last and
+        undo the newer."""
         self._held: tuple[Any, ...] = ()
         self._unsaved: list[Any] = []
         self._empty = 0
@@ -267,13 +270,15 @@ class StreamFollower:
                 api_origin=self._tools.who.api_origin,
                 trials=follow.trial_streams,
             )
+        had_one, self._placed = self._placed, True  # also if we are cancelled in the middle
         match await self._tools.write(Act.OPEN_STREAM, verb, job_id=self.job.id):
             case Place.FORBIDDEN:
+                self._placed = had_one
                 return Ending.FORBIDDEN
             case Place.FULL:
+                self._placed = had_one
                 return Ending.NO_PLACE
             case Place.TAKEN:
-                self._placed = True
                 return None
 
     async def give_place_back(self) -> None:
@@ -293,16 +298,17 @@ class StreamFollower:
 
         If we crash before this, a successor reads those chunks again from the server.
         """
-        saving = self.unsaved()
-        if saving is None:
-            return
-        verb = Joint(attempt.checkpoint_each, saving)
-        try:
-            await self._tools.write(Act.CHECKPOINT, verb, job_id=self.job.id)
-        except StoreUnavailable as error:
-            self._tools.log.warning("stream.unsaved", job_id=self.job.id, error=str(error))
-            return
-        self.saved(saving)
+        async with self.saving:
+            saving = self.unsaved()
+            if saving is None:
+                return
+            verb = Joint(attempt.checkpoint_each, saving)
+            try:
+                await self._tools.write(Act.CHECKPOINT, verb, job_id=self.job.id)
+            except StoreUnavailable as error:
+                self._tools.log.warning("stream.unsaved", job_id=self.job.id, error=str(error))
+                return
+            self.saved(saving)
 
     def unsaved(self) -> Saving | None:
         """The chunks that came and are not saved yet, with the run's clocks; None without any."""
@@ -312,9 +318,8 @@ class StreamFollower:
         return Saving(job=self.job, segment=segment, **self.clocks())
 
     def saved(self, saving: Saving) -> None:
-        """Forget what was saved; another save may have been under way with the same chunks."""
-        saved_to = saving.segment.first_index + len(saving.segment.chunks)
-        del self._unsaved[: max(0, len(self._unsaved) - (self.count - saved_to))]
+        """Forget what was saved."""
+        del self._unsaved[: len(saving.segment.chunks)]
 
 
 def _refused(trouble: Trouble) -> Response:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import anyio
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
+from orchestrator.job import Job
+from orchestrator.store.commit import Joint
 from orchestrator.worker import holdings
+from orchestrator.worker.saver import SHARES, Saver
+from orchestrator.worker.stream import StreamFollower
+from orchestrator.worker.tools import Tools
 
 from .harness import Bench, eventually
 
@@ -52,6 +60,36 @@ async def test_who_lost_a_lease_lets_go_and_the_others_are_saved(bench: Bench) -
                 return let_go() and all([await saved(bench, n) > 0 for n in (first, last)])
 
             await eventually(others_saved, lambda: f"the lost lease noticed: {logs}")
+
+
+async def test_one_stream_is_saved_by_one_write_at_a_time() -> None:
+    """Of two at once the older could come last, and take away what the newer had saved."""
+    saved: list[tuple[int, int]] = []
+    go_on = anyio.Event()
+
+    async def write(_act: object, verb: Any, **_options: object) -> None:
+        savings = [verb.item] if isinstance(verb, Joint) else verb.keywords["savings"]
+        saved.extend((each.segment.first_index, len(each.segment.chunks)) for each in savings)
+        await go_on.wait()
+
+    tools = cast(Tools, SimpleNamespace(write=write, rand=lambda: 0.5, log=structlog.get_logger()))
+    job = cast(Job, SimpleNamespace(id=1))
+    stream = StreamFollower(
+        tools=tools, job=job, placed=True, on_news=lambda: None, on_ended=lambda _how: None
+    )
+    saver = Saver(tools=tools)
+    with saver.saving(stream, on_failure=lambda _error: None):
+        async with anyio.create_task_group() as tasks:
+            stream._take([{"type": "start"}, {"type": "start-step"}])
+            tasks.start_soon(saver._save, job.id % SHARES)
+            await anyio.wait_all_tasks_blocked()
+            stream._take([{"type": "text-start", "id": "1"}])
+            tasks.start_soon(stream.save)
+            await anyio.wait_all_tasks_blocked()
+            assert saved == [(0, 2)]
+            go_on.set()
+    assert saved == [(0, 2), (2, 1)]
+    assert stream.unsaved() is None
 
 
 @pytest.mark.sqlite_only

@@ -211,6 +211,31 @@ async def test_trial_streams_bound_what_is_open_at_once(bench: Bench, places: in
     assert await most_open(bench, places, mode="auto", trial_streams=places) == places
 
 
+async def test_a_place_is_free_while_a_message_is_awaited(bench: Bench) -> None:
+    """Collecting may take long, and a stream that ended long ago is no stream that was left."""
+    bench.server.faults.add(Fault(kind=Kind.DELAY, route="chat", delay=0.4))
+    (job_id,) = await bench.enqueue("[text=Done. no_message tail=0.2]")
+    async with bench.dying(bench.settings(follow={"mode": "auto"})):
+        await bench.until(job_id, lambda job: job.stream_opened_at is not None)
+        job = await bench.until(job_id, lambda job: job.stream_opened_at is None)
+    assert (job.state, job.run_status, job.stream_left_at) == ("running", "completed", None)
+
+
+async def test_who_lets_go_while_it_takes_a_place_gives_it_back(bench: Bench) -> None:
+    (job_id,) = await bench.enqueue("[hang]")
+    async with bench.dying(bench.settings(follow={"mode": "auto"})) as worker:
+
+        def let_go(point: Point) -> None:
+            if point == Point(Side.BEFORE, Act.OPEN_STREAM):
+                worker.holdings.live[job_id]._scope.cancel()
+
+        bench.reach = let_go
+        object.__setattr__(worker._tools, "reach", let_go)
+        await bench.until(job_id, lambda job: job.state == "running" and job.worker_id is None)
+        job = await bench.job(job_id)
+    assert (job.stream_opened_at, job.stream_left_at) == (None, None)
+
+
 async def test_stream_mode_knows_no_such_bound(bench: Bench) -> None:
     assert await most_open(bench, 6, mode="stream") == 6
 
