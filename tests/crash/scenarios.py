@@ -46,7 +46,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "stream on trial": Scenario(mode="auto"),
     "stream that ends long before its run": Scenario(
         prompt='[text="The answer." tail=5]',
-        faults=(("cut", {"times": 1, "chunks": None, "after": 1.5}),),
+        faults=(("cut", {"times": 1, "chunks": 9}),),  # right behind its `finish`
     ),
     "poll": Scenario(mode="poll"),
     "cut": Scenario(

@@ -50,7 +50,7 @@ CASES: Mapping[Act, Case] = {
     Act.CLOSE_STREAM: Case(
         '[text="Done." tail=4]',
         follow=STREAM,
-        faults=(("cut", {"times": 1, "chunks": None, "after": 1.0}),),
+        faults=(("cut", {"times": 1, "chunks": 8}),),  # right behind its `finish`
     ),
     Act.PROGRESS: Case('[text="Done." tail=0.5]', follow={"mode": "poll"}),
     Act.NOTE_STOP: Case("[hang stop_time=0.1]", cancel=True, end=State.CANCELLED),
