@@ -31,6 +31,8 @@ PLAN = Plan(
     episode_every_s=0,
     cancel_every_s=3.0,
     revoke_at=(),
+    calm_at=0.9,  # of so few jobs: the last ones may need longer than their workers live
+    storm_s=40.0,
     calm_s=60.0,
 )
 
