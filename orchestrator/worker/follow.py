@@ -142,7 +142,7 @@ class Follower:
             return await self._conclude(await self._until_end())
         except BaseException as fault:
             if isinstance(fault, Exception):  # what is written below may fail in its own way
-                self._tools.log.info("run.interrupted", job_id=self.job.id, error=repr(fault))
+                self._tools.log.debug("run.interrupted", job_id=self.job.id, exc_info=fault)
             # Not settled: another goes on with what the stream brought, and with these clocks.
             with anyio.CancelScope(shield=True):
                 await self._save_and_give_back()

@@ -67,7 +67,11 @@ async def listening(url: str) -> AsyncIterator[tuple[Store, Ear]]:
 async def test_another_connection_wakes_the_listener(
     database_url: str, act: Callable[[Connection], Any]
 ) -> None:
-    async with listening(database_url) as (_, ear), Store.open(parse_url(database_url)) as other:
+    await hears_of(act, database_url)
+
+
+async def hears_of(act: Callable[[Connection], Any], url: str) -> None:
+    async with listening(url) as (_, ear), Store.open(parse_url(url)) as other:
         before = ear.heard
         await other.write(act)
         await ear.hears(after=before)
@@ -77,10 +81,7 @@ async def test_a_file_is_looked_at_where_the_system_tells_nothing(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "asyncinotify", None)
-    async with listening(sqlite_url) as (_, ear), Store.open(parse_url(sqlite_url)) as other:
-        before = ear.heard
-        await other.write(enqueue)
-        await ear.hears(after=before)
+    await hears_of(enqueue, sqlite_url)
 
 
 async def test_a_file_that_changes_without_a_word_is_looked_at_all_the_same(
@@ -100,10 +101,7 @@ async def test_a_file_that_changes_without_a_word_is_looked_at_all_the_same(
             await anyio.sleep_forever()
 
     monkeypatch.setattr("asyncinotify.Inotify", Silent)
-    async with listening(sqlite_url) as (_, ear), Store.open(parse_url(sqlite_url)) as other:
-        before = ear.heard
-        await other.write(enqueue)
-        await ear.hears(after=before)
+    await hears_of(enqueue, sqlite_url)
 
 
 async def test_a_transaction_that_is_rolled_back_wakes_nobody(postgres_url: str) -> None:

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from orchestrator.job import Job
 from orchestrator.store.commit import Joint
 from orchestrator.worker import holdings
+from orchestrator.worker.points import Act, Point, Side
 from orchestrator.worker.saver import SHARES, Saver
 from orchestrator.worker.stream import StreamFollower
 from orchestrator.worker.tools import Tools
@@ -20,6 +21,7 @@ from orchestrator.worker.tools import Tools
 from .harness import Bench, eventually
 
 STREAM = {"follow": {"mode": "stream", "checkpoint_every": 0.2}}
+CHECKPOINT = Point(Side.BEFORE, Act.CHECKPOINT)
 HANGS = '[steps=2 hang=2 talk="Half of it."]'
 
 
@@ -32,7 +34,10 @@ async def saved(bench: Bench, job_id: int) -> int:
 
 async def test_many_streams_are_saved_by_few_writes(bench: Bench) -> None:
     job_ids = await bench.enqueue(*(f"{n} {HANGS}" for n in range(30)))
-    async with bench.dying(bench.settings(**STREAM)):
+    writes: list[Point] = []
+    bench.reach = lambda point: writes.append(point) if point == CHECKPOINT else None
+    settings = bench.settings(follow={"mode": "stream", "checkpoint_every": 2.0})
+    async with bench.dying(settings):
 
         async def all_saved() -> bool:
             runs = {run.order.run_id: len(run.plan.chunks) for run in bench.server.runs}
@@ -42,6 +47,7 @@ async def test_many_streams_are_saved_by_few_writes(bench: Bench) -> None:
             return all([await saved(bench, job.id) == runs[job.run_id or ""] for job in jobs])
 
         await eventually(all_saved, lambda: "every chunk of every stream, saved")
+        assert 0 < len(writes) < len(job_ids)
 
 
 async def test_who_lost_a_lease_lets_go_and_the_others_are_saved(bench: Bench) -> None:
