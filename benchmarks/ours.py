@@ -39,6 +39,7 @@ from orchestrator.store.store import Store
 from orchestrator.store.verbs import look
 from orchestrator.store.verbs.claim import Claimant
 from orchestrator.version import __version__
+from orchestrator.worker.garbage import seldom_collected
 from orchestrator.worker.process import identify
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.worker import Worker
@@ -128,7 +129,8 @@ async def worker(
             who=Claimant(identity.worker_id, own.api.base_url, fingerprint(KEY)),
             log=structlog.get_logger("orchestrator.worker"),
         )
-        yield Worker(tools=tools, identity=identity, once=once), store
+        with seldom_collected():
+            yield Worker(tools=tools, identity=identity, once=once), store
 
 
 class Commits:

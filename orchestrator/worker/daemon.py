@@ -22,6 +22,7 @@ from orchestrator.store.engine import parse_url
 from orchestrator.store.store import Store
 from orchestrator.store.verbs.claim import Claimant
 from orchestrator.version import __version__
+from orchestrator.worker.garbage import seldom_collected
 from orchestrator.worker.notify import Notifier
 from orchestrator.worker.points import Reach, pass_by
 from orchestrator.worker.process import identify
@@ -88,7 +89,8 @@ async def run_daemon(
         async with anyio.create_task_group() as tasks:
             await tasks.start(_obey_signals, worker, notifier, log)
             notifier.ready()
-            ended = await worker.run()
+            with seldom_collected():
+                ended = await worker.run()
             tasks.cancel_scope.cancel()
     return exit_code(ended, worker)
 

@@ -84,6 +84,8 @@ class Follower:
         )
         self._stream.clocks = self._clocks
         self._stream_done = anyio.Event()
+        self._over = anyio.Event()
+        """Set once the run's end is known: cheaper than to cancel who waits for it."""
         self._scope = anyio.CancelScope()
         self._fault: Exception | None = None
 
@@ -174,7 +176,9 @@ class Follower:
                     await self._stream_done.wait()
             # A break may be noticed after the status that it brought about.
             end = await self._leaving.judge(end)
-            acts.cancel_scope.cancel()
+            self._over.set()
+            if not self._stream_done.is_set():
+                acts.cancel_scope.cancel()
         self._stream.left = False  # of a run that is over nothing is left
         return end
 
@@ -186,7 +190,9 @@ class Follower:
                 await self._read_stream()
         finally:
             self._stream_done.set()
-        await self._tools.clock.sleep(PLACE_KEPT_S)
+        with anyio.move_on_after(PLACE_KEPT_S):
+            await self._over.wait()
+            return
         await self._stream.give_place_back()
 
     async def _read_stream(self) -> None:

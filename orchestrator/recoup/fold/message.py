@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from operator import attrgetter
 
 from orchestrator.recoup.fold.dialect import FINISH_STEP_CLOSES_TEXT, PLAIN_PARTS
 from orchestrator.recoup.fold.parts import FoldError, OpenTexts, Part, PlainPart
@@ -30,6 +30,32 @@ from orchestrator.recoup.fold.values import (
 _STEP_START = {"type": "step-start"}
 _SILENT = frozenset({"start", "finish", "message-metadata", "start-step", "finish-step", "error"})
 """The types after which the reader yields no message, unless they change its head."""
+
+_HANDLERS: dict[str, Callable[[MessageFold], Callable[[Chunk], None]]] = {
+    "text-start": attrgetter("_texts.start"),
+    "text-delta": attrgetter("_texts.delta"),
+    "text-end": attrgetter("_texts.end"),
+    "reasoning-start": attrgetter("_reasonings.start"),
+    "reasoning-delta": attrgetter("_reasonings.delta"),
+    "reasoning-end": attrgetter("_reasonings.end"),
+    "tool-input-start": attrgetter("_tools.input_start"),
+    "tool-input-delta": attrgetter("_tools.input_delta"),
+    "tool-input-available": attrgetter("_tools.input_available"),
+    "tool-input-error": attrgetter("_tools.input_error"),
+    "tool-approval-request": attrgetter("_tools.approval_request"),
+    "tool-output-available": attrgetter("_tools.output_available"),
+    "tool-output-error": attrgetter("_tools.output_error"),
+    "tool-output-denied": attrgetter("_tools.output_denied"),
+    **dict.fromkeys(PLAIN_PARTS, attrgetter("_plain_part")),
+    "start": attrgetter("_start"),
+    "finish": attrgetter("_finish"),
+    "message-metadata": attrgetter("_metadata"),
+    "start-step": attrgetter("_start_step"),
+    "finish-step": attrgetter("_finish_step"),
+    "error": attrgetter("_error"),
+}
+"""What folds a chunk, by its type. A table of each fold's own methods would cost kilobytes a run,
+and keep a fold that is done alive until the collector of cycles finds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +145,13 @@ class MessageFold:
         kind = chunk.get("type") if isinstance(chunk, dict) else None
         if not isinstance(kind, str):
             return True
-        handler = self._handlers.get(kind)
+        handler = _HANDLERS.get(kind)
         if handler is None:
             if kind.startswith("data-"):
                 self._data_part(kind, chunk)
             return True
         try:
-            handler(chunk)
+            handler(self)(chunk)
         except FoldError as error:
             self.fatal = self.count - 1
             self._errors.append(str(error))
@@ -134,34 +160,6 @@ class MessageFold:
             self._yielded = True
             self._unyielded_steps = 0
         return True
-
-    @cached_property
-    def _handlers(self) -> dict[str, Callable[[Chunk], None]]:
-        """What folds a chunk, by its type; made with the first one."""
-        texts, reasonings, tools = self._texts, self._reasonings, self._tools
-        return {
-            "text-start": texts.start,
-            "text-delta": texts.delta,
-            "text-end": texts.end,
-            "reasoning-start": reasonings.start,
-            "reasoning-delta": reasonings.delta,
-            "reasoning-end": reasonings.end,
-            "tool-input-start": tools.input_start,
-            "tool-input-delta": tools.input_delta,
-            "tool-input-available": tools.input_available,
-            "tool-input-error": tools.input_error,
-            "tool-approval-request": tools.approval_request,
-            "tool-output-available": tools.output_available,
-            "tool-output-error": tools.output_error,
-            "tool-output-denied": tools.output_denied,
-            **dict.fromkeys(PLAIN_PARTS, self._plain_part),
-            "start": self._start,
-            "finish": self._finish,
-            "message-metadata": self._metadata,
-            "start-step": self._start_step,
-            "finish-step": self._finish_step,
-            "error": self._error,
-        }
 
     def _yield(self) -> None:
         self._yielded = True
