@@ -40,9 +40,11 @@ _BOUNDS = {
     "DateStyle": "'ISO'",
     "extra_float_digits": "'1'",
 }
-_DURABLE = {
+_WRITING = {
     "synchronous_commit": "CASE current_setting('synchronous_commit') "
-    "WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END"
+    "WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END",
+    # What is prepared while a table is small is kept when it has grown: by the index at once.
+    "enable_seqscan": "'off'",
 }
 
 
@@ -54,8 +56,8 @@ def _setting(values: dict[str, str], *, transaction: bool) -> str:
 
 
 _FOR_READING = _setting(_BOUNDS, transaction=True)
-_FOR_WRITING = _setting({**_BOUNDS, **_DURABLE}, transaction=True)
-_FOR_GOOD = _setting({**_BOUNDS, **_DURABLE}, transaction=False)
+_FOR_WRITING = _setting({**_BOUNDS, **_WRITING}, transaction=True)
+_FOR_GOOD = _setting({**_BOUNDS, **_WRITING}, transaction=False)
 
 
 def connect_args(url: URL, *, prepared: bool = False) -> dict[str, Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Delete, FromClause, and_, func, select
 
 from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import State
+from orchestrator.store.rows import Kinds, deleting, insert_rows, one_by_one, run
 from orchestrator.store.schema import gates, jobs, stream_checkpoints
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.guarded import Grip, append, held, write
@@ -210,18 +212,25 @@ def checkpoint_each(connection: Connection, savings: Sequence[Saving]) -> list[N
         for saving in savings
     ]
     # A commit whose answer was lost may have saved these chunks already.
-    connection.execute(_FROM_INDEX, [{f"its_{name}": row[name] for name in _PLACE} for row in rows])
-    connection.execute(_APPEND, rows)
+    statement, kinds = _from_index(connection.dialect.name)
+    run(connection, statement, kinds, [[row[name] for row in rows] for name in kinds])
+    insert_rows(connection, stream_checkpoints, rows)
     return [None] * len(savings)
 
 
-_PLACE = ("job_id", "attempt", "first_index")
-_FROM_INDEX = delete(stream_checkpoints).where(
-    stream_checkpoints.c.job_id == bindparam("its_job_id"),
-    stream_checkpoints.c.attempt == bindparam("its_attempt"),
-    stream_checkpoints.c.first_index >= bindparam("its_first_index"),
-)
-_APPEND = insert(stream_checkpoints)
+@cache
+def _from_index(dialect: str) -> tuple[Delete, Kinds]:
+    columns = stream_checkpoints.c
+    kinds = {name: columns[name].type for name in ("job_id", "attempt", "first_index")}
+
+    def which(own: FromClause, rows: FromClause) -> ColumnElement[bool]:
+        return and_(
+            own.c.job_id == one_by_one(dialect, rows.c.job_id),
+            own.c.attempt == rows.c.attempt,
+            own.c.first_index >= rows.c.first_index,
+        )
+
+    return deleting(dialect, stream_checkpoints, kinds, which), kinds
 
 
 def segments(

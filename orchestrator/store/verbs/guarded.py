@@ -17,13 +17,13 @@ from sqlalchemy import (
     ClauseElement,
     ColumnElement,
     Connection,
+    FromClause,
     Update,
     and_,
     bindparam,
     insert,
     select,
     true,
-    tuple_,
     update,
 )
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -31,6 +31,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from orchestrator.errors import LeaseLost, NotAllowed, NotFound
 from orchestrator.job import Job
 from orchestrator.states import TRANSITIONS, ErrorKind, State, kinds_of
+from orchestrator.store.rows import Kinds, given, insert_rows, one_by_one, told
 from orchestrator.store.schema import job_events, jobs
 from orchestrator.store.types import db_now
 
@@ -114,11 +115,15 @@ def write_all(
     changes = {**values, **moving(came_from, to, values, event)}
     sql = {name: value for name, value in changes.items() if isinstance(value, ClauseElement)}
     plain = {name: value for name, value in changes.items() if name not in sql}
-    statement = _update(came_from, tuple(sorted(plain)), only_if, one=len(grips) == 1, seize=seize)
+    names, dialect = tuple(sorted(plain)), connection.dialect.name
+    several = dialect if len(grips) > 1 else None
+    statement = _update(came_from, names, only_if, several=several, seize=seize)
     if sql:
         statement = statement.values(sql)
-    rows = connection.execute(statement, {**_which(grips), **bound(plain)}).mappings()
-    hit = {row["id"]: Job.from_row(row) for row in rows}
+    hit: dict[int, Job] = {}
+    for which in _which(dialect, grips):
+        rows = connection.execute(statement, {**which, **bound(plain)}).mappings()
+        hit.update({row["id"]: Job.from_row(row) for row in rows})
     written = [hit[grip.job_id] for grip in grips if grip.job_id in hit]
     if event is not None:
         record_all(connection, written, event, came_from=came_from, detail=detail, by=by)
@@ -151,11 +156,15 @@ def _update(
     names: tuple[str, ...],
     only_if: ColumnElement[bool] | None,
     *,
-    one: bool,
+    several: str | None,
     seize: bool,
 ) -> ReturningUpdate[Any]:
-    """The statement for changes of these columns: to make it costs more than to run it."""
-    statement = fenced(own() if one else _some_of(), came_from, only_if).values(values_of(names))
+    """The statement for changes of these columns: to make it costs more than to run it.
+
+    It is for one job, or for `several` in that dialect.
+    """
+    which = own() if several is None else held_as(several, given(several, HELD))
+    statement = fenced(which, came_from, only_if).values(values_of(names))
     if seize:
         statement = statement.values(lease=jobs.c.lease + 1)
     return statement.values(updated_at=db_now()).returning(*jobs.c)
@@ -179,21 +188,21 @@ def own() -> ColumnElement[bool]:
     )
 
 
-def _some_of() -> ColumnElement[bool]:
-    """The fence of several jobs, each under its own lease."""
-    # The ids once more: SQLite finds no row by a list of pairs, it reads them all.
-    which = jobs.c.id.in_(bindparam("their_ids", expanding=True))
-    return and_(which, tuple_(jobs.c.id, jobs.c.lease).in_(bindparam("held", expanding=True)))
+HELD: Kinds = {"id": jobs.c.id.type, "lease": jobs.c.lease.type}
+"""What a row must tell of a job that is to be written."""
 
 
-def _which(grips: Sequence[Grip]) -> dict[str, Any]:
+def held_as(dialect: str, rows: FromClause) -> ColumnElement[bool]:
+    """The fence of several jobs, each under its own lease, as given rows say."""
+    return and_(jobs.c.id == one_by_one(dialect, rows.c.id), jobs.c.lease == rows.c.lease)
+
+
+def _which(dialect: str, grips: Sequence[Grip]) -> Iterable[dict[str, Any]]:
     """The parameters of the fence."""
     if len(grips) == 1:
-        return {"its_id": grips[0].job_id, "its_lease": grips[0].lease}
-    return {
-        "their_ids": [grip.job_id for grip in grips],
-        "held": [(grip.job_id, grip.lease) for grip in grips],
-    }
+        return [{"its_id": grips[0].job_id, "its_lease": grips[0].lease}]
+    held = [[grip.job_id for grip in grips], [grip.lease for grip in grips]]
+    return told(dialect, HELD, held)
 
 
 def held(connection: Connection, job_id: int) -> Job:
@@ -243,7 +252,7 @@ def record_all(
     detail: Mapping[str, Any] | None = None,
     by: str | None = None,
 ) -> None:
-    """Append the same event to the log of each job, in one statement."""
+    """Append the same event to the log of each job that was just written, in one statement."""
     if not changed:
         return
     shared = {
@@ -256,21 +265,22 @@ def record_all(
         {
             **shared,
             "job_id": job.id,
+            "at": job.updated_at,
             "to_state": job.state.value,
             "attempt": job.attempt,
             "lease": job.lease,
         }
         for job in changed
     ]
-    connection.execute(_LOG_NOW, rows)
-
-
-_LOG_NOW = insert(job_events).values(at=db_now())
+    insert_rows(connection, job_events, rows)
 
 
 def append(connection: Connection, **values: Any) -> None:
     """Append a row to `job_events`; it needs no lease, since it changes nothing."""
     connection.execute(_LOG_NOW, values)
+
+
+_LOG_NOW = insert(job_events).values(at=db_now())
 
 
 def _check_move(come_from: State, to: State, changes: Mapping[str, Any], event: str | None) -> None:

@@ -5,22 +5,18 @@ What a row does not name the table's defaults fill in, as for a plain `INSERT IN
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     CTE,
-    JSON,
     ColumnElement,
     Connection,
     Integer,
     Text,
     bindparam,
     cast,
-    column,
     func,
     insert,
     literal,
@@ -29,22 +25,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.selectable import Select
+from sqlalchemy.types import TypeEngine
 
 from orchestrator.states import State
+from orchestrator.store.rows import Columns, Kinds, Record, given, records, told
 from orchestrator.store.schema import job_events, jobs
-from orchestrator.store.types import JsonText, PlainText, UtcTime, db_now, plain, write_json
+from orchestrator.store.types import UtcTime, db_now
 from orchestrator.store.wake import CHANNEL
 
 STARTING = {"queue": "default", "max_attempts": 1, "priority": 0, "endpoint": "runs"}
 """The defaults of the columns that a caller may name and that cannot be empty."""
 
 _TIMES = ("available_at", "created_at", "updated_at")
-
-_PORTION = 2000
-_PORTION_CHARS = 1_000_000
-"""The most rows, and about the most text, of one statement to PostgreSQL."""
-
-Record = tuple[Any, ...]
 
 
 def insert_jobs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -56,38 +48,14 @@ def insert_jobs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> li
     if not rows:
         return []
     names = tuple(sorted(set[str]().union(*rows)))
+    columns = [[row.get(name, STARTING.get(name)) for row in rows] for name in names]
     if connection.dialect.name == "postgresql":
-        records = _records(names, rows, zone="+00:00")
-        return _into_postgresql(connection, names, records)
-    return _into_sqlite(connection, names, _records(names, rows))
+        return _into_postgresql(connection, names, columns)
+    return _into_sqlite(connection, names, records("sqlite", _kinds(names), columns))
 
 
-# --- values as text ---------------------------------------------------------------------------
-
-
-def _records(
-    names: Sequence[str], rows: Sequence[Mapping[str, Any]], *, zone: str = ""
-) -> list[Record]:
-    """Each row's values, in the order of `names`, as the databases read them from text."""
-
-    def time(value: datetime) -> str:
-        utc = value.astimezone(UTC).replace(tzinfo=None)
-        return utc.isoformat(sep=" ", timespec="microseconds") + zone
-
-    written: Mapping[type, Callable[[Any], Any]] = {
-        PlainText: plain,
-        JsonText: write_json,
-        UtcTime: time,
-    }
-    columns = []
-    for name in names:
-        unnamed = STARTING.get(name)
-        values = [row.get(name, unnamed) for row in rows]
-        write = written.get(type(jobs.c[name].type))
-        if write is not None:
-            values = [None if value is None else write(value) for value in values]
-        columns.append(values)
-    return list(zip(*columns, strict=True))
+def _kinds(names: Sequence[str]) -> dict[str, TypeEngine[Any]]:
+    return {name: jobs.c[name].type for name in names}
 
 
 def _inserting(
@@ -163,66 +131,32 @@ _EVENTS = insert(job_events).from_select(
 # --- PostgreSQL -------------------------------------------------------------------------------
 
 
-def _into_postgresql(
-    connection: Connection, names: tuple[str, ...], records: Sequence[Record]
-) -> list[int]:
+def _into_postgresql(connection: Connection, names: tuple[str, ...], columns: Columns) -> list[int]:
     ids: list[int] = []
-    portions = list(_portions(records))
-    at = connection.execute(select(db_now())).scalar_one() if len(portions) > 1 else None
-    statement = _all(names)
-    for portion in portions:
-        told = [
-            {"number": number, **dict(zip(names, record, strict=True))}
-            for number, record in enumerate(portion)
-        ]
-        found = connection.execute(statement, {"rows": json.dumps(told), "at": at}).scalars()
+    statement, kinds = _all(names)
+    number = range(len(columns[0]))
+    at = connection.execute(select(db_now())).scalar_one() if len(number) > 1 else None
+    for portion in told("postgresql", kinds, [number, *columns]):
+        found = connection.execute(statement, {**portion, "at": at}).scalars()
         ids += sorted(found)  # given out in the order of the rows, returned in any
     return ids
 
 
-def _portions(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    """Cut the rows into what one statement takes."""
-    start = chars = 0
-    for index, record in enumerate(records):
-        own = sum(len(value) for value in record if isinstance(value, str))
-        if index > start and (index - start == _PORTION or chars + own > _PORTION_CHARS):
-            yield records[start:index]
-            start, chars = index, 0
-        chars += own
-    yield records[start:]
-
-
 @lru_cache
-def _all(names: tuple[str, ...]) -> Select[int]:
-    """Rows, events and the wake-up in one statement: each costs a round trip otherwise.
-
-    The values travel as one JSON text, which every driver can send.
-    """
-    kinds = {name: jobs.c[name].type for name in names}
-    given = (
-        func.json_to_recordset(cast(bindparam("rows", type_=Text()), JSON))
-        .table_valued(
-            column("number", Integer),
-            *(
-                column(name, Text() if isinstance(kind, JsonText) else kind)
-                for name, kind in kinds.items()
-            ),
-            name="given",
-        )
-        .render_derived(with_types=True)
-    )
+def _all(names: tuple[str, ...]) -> tuple[Select[int], Kinds]:
+    """Rows, events and the wake-up in one statement: each costs a round trip otherwise."""
+    kinds = {"number": Integer(), **_kinds(names)}
+    rows = given("postgresql", kinds)
     clock = _clock(func.coalesce(cast(bindparam("at", type_=UtcTime()), UtcTime()), db_now()))
-    told = select(func.pg_notify(CHANNEL, "").label("told")).cte("told").prefix_with("MATERIALIZED")
-    values = [
-        cast(given.c[name], JSON) if isinstance(kind, JsonText) else given.c[name]
-        for name, kind in kinds.items()
-    ]
+    woken = select(func.pg_notify(CHANNEL, "").label("woken")).cte("woken")
+    woken = woken.prefix_with("MATERIALIZED")
+    values = [rows.c[name] for name in names]
     columns, source = _inserting(names, values, clock)
     job = (
         insert(jobs)
         .from_select(
             columns,
-            source.select_from(given).join(clock, literal(True)).order_by(given.c.number),
+            source.select_from(rows).join(clock, literal(True)).order_by(rows.c.number),
             include_defaults=False,
         )
         .returning(jobs.c.id)
@@ -238,4 +172,4 @@ def _all(names: tuple[str, ...]) -> Select[int]:
         .returning(job_events.c.job_id)
         .cte("event")
     )
-    return select(event.c.job_id).select_from(event).join(told, literal(True))
+    return select(event.c.job_id).select_from(event).join(woken, literal(True)), kinds

@@ -1,7 +1,7 @@
 """Guarded writes of many jobs at once, each with values of its own.
 
 A verb of this kind takes the items of many callers and gives each its answer. It costs one
-statement for all of them, made once and run over the rows by the driver.
+statement for all of them, made once, which is told their values as rows.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
-from sqlalchemy import ColumnElement, Connection, Update, insert, select
+from sqlalchemy import ColumnElement, Connection, Update, select
 
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
 from orchestrator.states import State
-from orchestrator.store.schema import job_events
+from orchestrator.store.rows import Kinds, given, insert_rows, run
+from orchestrator.store.schema import job_events, jobs
 from orchestrator.store.types import db_now
-from orchestrator.store.verbs.guarded import bound, fenced, moving, own, values_of
+from orchestrator.store.verbs.guarded import HELD, fenced, held_as, moving
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,31 +85,35 @@ def write_each(
     for change in changes:
         columns = change.columns(now)
         shapes[change.job.state, tuple(sorted(columns))].append((change.job, columns))
-    for (came_from, names), rows in shapes.items():
-        _write_alike(connection, _update(came_from, names, only_if), rows)
+    for shape, rows in shapes.items():
+        _write_alike(connection, shape, rows, only_if)
     _log_each(connection, [change for change in changes if change.event is not None], now)
 
 
-def _write_alike(connection: Connection, statement: Update, rows: Sequence[_Row]) -> None:
-    parameters = [
-        {"its_id": job.id, "its_lease": job.lease, **bound(values)} for job, values in rows
-    ]
-    hit = connection.execute(statement, parameters).rowcount
+def _write_alike(
+    connection: Connection, shape: _Shape, rows: Sequence[_Row], only_if: ColumnElement[bool] | None
+) -> None:
+    came_from, names = shape
+    statement, kinds = _update(connection.dialect.name, came_from, names, only_if)
+    held = [[job.id for job, _ in rows], [job.lease for job, _ in rows]]
+    values = [[columns[name] for _, columns in rows] for name in names]
+    hit = run(connection, statement, kinds, [*held, *values])
     if hit != len(rows):
         which = ", ".join(f"{job.id} under lease {job.lease}" for job, _ in rows)
-        state = rows[0][0].state.value
-        raise LeaseLost(f"job {which} is not {state} as believed ({hit} of {len(rows)} are)")
+        raise LeaseLost(
+            f"job {which} is not {came_from.value} as believed ({hit} of {len(rows)} are)"
+        )
 
 
 @lru_cache(maxsize=128)
 def _update(
-    came_from: State, names: tuple[str, ...], only_if: ColumnElement[bool] | None
-) -> Update:
+    dialect: str, came_from: State, names: tuple[str, ...], only_if: ColumnElement[bool] | None
+) -> tuple[Update, Kinds]:
     """The statement for changes of these columns: to make it costs more than to run it."""
-    return fenced(own(), came_from, only_if).values(values_of(names))
-
-
-_LOG = insert(job_events)
+    kinds = {**HELD, **{name: jobs.c[name].type for name in names}}
+    rows = given(dialect, kinds)
+    statement = fenced(held_as(dialect, rows), came_from, only_if)
+    return statement.values({name: rows.c[name] for name in names}), kinds
 
 
 def _log_each(connection: Connection, changes: Sequence[Change], now: datetime) -> None:
@@ -126,5 +131,4 @@ def _log_each(connection: Connection, changes: Sequence[Change], now: datetime) 
         }
         for change in changes
     ]
-    if rows:
-        connection.execute(_LOG, rows)
+    insert_rows(connection, job_events, rows)

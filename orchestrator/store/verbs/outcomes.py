@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, delete, insert
+from sqlalchemy import ColumnElement, Connection, Delete, FromClause, Table, and_, insert
 
 from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import State
+from orchestrator.store.rows import Kinds, deleting, insert_rows, one_by_one, run
 from orchestrator.store.schema import ATTEMPT_COLUMNS, attempts, jobs, messages, stream_checkpoints
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs.guarded import Grip, record, write
@@ -211,8 +213,7 @@ def _save_messages(connection: Connection, of: Sequence[tuple[Job, Sequence[Mess
         for job, kept in of
         for message in kept
     ]
-    if rows:
-        connection.execute(insert(messages), rows)
+    insert_rows(connection, messages, rows)
 
 
 def _drop_checkpoints(connection: Connection, settled: Sequence[Job]) -> None:
@@ -223,13 +224,16 @@ def _drop_checkpoints(connection: Connection, settled: Sequence[Job]) -> None:
 def _delete_of(connection: Connection, table: Table, of: Sequence[Job]) -> None:
     """Delete what a table holds of the jobs' attempts."""
     if of:
-        mine = [{"its_job_id": job.id, "its_attempt": job.attempt} for job in of]
-        connection.execute(_OF_ATTEMPT[table.name], mine)
+        statement, kinds = _of_attempt(connection.dialect.name, table)
+        run(connection, statement, kinds, [[job.id for job in of], [job.attempt for job in of]])
 
 
-_OF_ATTEMPT = {
-    table.name: delete(table).where(
-        table.c.job_id == bindparam("its_job_id"), table.c.attempt == bindparam("its_attempt")
-    )
-    for table in (messages, stream_checkpoints)
-}
+@cache
+def _of_attempt(dialect: str, table: Table) -> tuple[Delete, Kinds]:
+    kinds = {name: table.c[name].type for name in ("job_id", "attempt")}
+
+    def which(own: FromClause, rows: FromClause) -> ColumnElement[bool]:
+        its_job = own.c.job_id == one_by_one(dialect, rows.c.job_id)
+        return and_(its_job, own.c.attempt == rows.c.attempt)
+
+    return deleting(dialect, table, kinds, which), kinds
