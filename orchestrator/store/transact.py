@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.errors import StoreUnavailable
+from orchestrator.store import stamp
 from orchestrator.store.engine import begin, on_live_connection, out_of_reach, reaching
 from orchestrator.store.threads import Threads
 
@@ -23,7 +24,6 @@ LOOK_UP_S = 300.0
 
 LOOK_EVERY_S = 1.0
 
-_NUMBER = text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
 _STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS text) AS xid8))")
 _NEVER_HEARD_OF = "22023"
 """The SQLSTATE for a number that this server has not given out yet."""
@@ -65,7 +65,7 @@ def _run_once(engine: Engine, verb: Callable[[Connection], T]) -> T | _Unanswere
     with connection, transaction:
         result = verb(connection)
         if engine.dialect.name == "postgresql":
-            number = connection.execute(_NUMBER).scalar_one()
+            number = stamp.number(connection)
         try:
             transaction.commit()
         except DBAPIError as error:

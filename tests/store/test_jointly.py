@@ -14,11 +14,12 @@ from orchestrator.outcome import Outcome
 from orchestrator.states import ErrorKind, State
 from orchestrator.store.commit import Joint
 from orchestrator.store.engine import parse_url
+from orchestrator.store.stamp import clock
 from orchestrator.store.store import Store
 from orchestrator.store.verbs import attempt, guarded, look, outcomes
 from orchestrator.store.verbs.attempt import Closing, Marking, Saving, Seen, Segment
 from orchestrator.store.verbs.guarded import Grip
-from orchestrator.store.verbs.jointly import Change, clock, write_each
+from orchestrator.store.verbs.jointly import Change, write_each
 from orchestrator.store.verbs.outcomes import Applied
 
 from .desk import DONE, FAILED, Desk, accepted

@@ -15,9 +15,10 @@ from orchestrator.outcome import Outcome
 from orchestrator.states import State
 from orchestrator.store.rows import Kinds, deleting, insert_rows, one_by_one, run
 from orchestrator.store.schema import gates, jobs, stream_checkpoints
+from orchestrator.store.stamp import clock
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.guarded import Grip, append, held, write
-from orchestrator.store.verbs.jointly import Change, clock, write_each
+from orchestrator.store.verbs.jointly import Change, write_each
 from orchestrator.store.verbs.outcomes import Applied
 
 

@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Update, select
+from sqlalchemy import ColumnElement, Connection, Update
 
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
 from orchestrator.states import State
 from orchestrator.store.rows import Kinds, given, insert_rows, run
 from orchestrator.store.schema import job_events, jobs
-from orchestrator.store.types import db_now
 from orchestrator.store.verbs.guarded import HELD, fenced, held_as, moving
 
 
@@ -54,19 +53,6 @@ class Change:
 _Row: TypeAlias = tuple[Job, dict[str, Any]]
 _Shape: TypeAlias = tuple[State, tuple[str, ...]]
 """The state that a job is in and the columns that are written: one statement each."""
-
-_CLOCK = select(db_now())
-_READ = "orchestrator_clock"
-
-
-def clock(connection: Connection) -> datetime:
-    """The database's time, read once for all verbs of a transaction."""
-    transaction = connection.get_transaction()
-    read_in, now = connection.info.get(_READ, (None, None))
-    if now is None or read_in is not transaction:
-        now = connection.execute(_CLOCK).scalar_one()
-        connection.info[_READ] = transaction, now
-    return cast("datetime", now)
 
 
 def write_each(

@@ -14,9 +14,10 @@ from orchestrator.outcome import Outcome
 from orchestrator.states import State
 from orchestrator.store.rows import Kinds, deleting, insert_rows, one_by_one, run
 from orchestrator.store.schema import ATTEMPT_COLUMNS, attempts, jobs, messages, stream_checkpoints
+from orchestrator.store.stamp import clock
 from orchestrator.store.types import db_now
 from orchestrator.store.verbs.guarded import Grip, record, write
-from orchestrator.store.verbs.jointly import Change, clock, write_each
+from orchestrator.store.verbs.jointly import Change, write_each
 
 FRESH_ATTEMPT: dict[str, Any] = {
     **dict.fromkeys(ATTEMPT_COLUMNS),
