@@ -43,8 +43,10 @@ _BOUNDS = {
 _WRITING = {
     "synchronous_commit": "CASE current_setting('synchronous_commit') "
     "WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END",
-    # What is prepared while a table is small is kept when it has grown: by the index at once.
+    # By the index in any case: statistics are of some time ago, when the table was small, or no
+    # job was queued, and what is prepared then is kept.
     "enable_seqscan": "'off'",
+    "enable_sort": "'off'",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, event
 
 from orchestrator.store.schema import metadata
+from orchestrator.store.sqlite import WRITE
 
 from .desk import Desk
 
@@ -65,14 +66,15 @@ def asked(desk: Desk, act: Callable[[Connection], object]) -> list[Asked]:
     return found
 
 
-def plans(desk: Desk, each: Asked) -> list[list[Step]]:
+def plans(desk: Desk, each: Asked, *, writes: bool = False) -> list[list[Step]]:
     """The plans of a statement: on PostgreSQL the one for its values, and the one for any.
 
-    The second is what a prepared statement comes to, which the server may keep.
+    The second is what a prepared statement comes to, which the server may keep. `writes` asks in
+    a transaction that writes, as a worker's do.
     """
     if desk.engine.dialect.name == "sqlite":
         return [_of_sqlite(desk, each)]
-    with desk.engine.connect() as connection:
+    with desk.engine.connect().execution_options(**{WRITE: writes}) as connection:
         explained = f"EXPLAIN (FORMAT JSON) {each.statement}"
         made = [connection.exec_driver_sql(explained, each.values).scalar_one()]
         if each.values:

@@ -28,7 +28,7 @@ from tests import postgres
 
 from .conftest import open_desk
 from .desk import DONE, Desk, accepted, who
-from .plans import Asked, asked, indexes, plans, repeated, scans
+from .plans import BIG, Asked, asked, indexes, plans, repeated, scans
 
 ROWS = 1_000_000
 FILLED = int(os.environ.get("TEST_PLAN_ROWS", "10000"))
@@ -185,6 +185,40 @@ def test_what_is_asked_all_day_goes_straight_to_its_rows(large: Desk, act: str) 
             assert indexes(steps) <= may, each.statement
             gone_by |= indexes(steps)
     assert gone_by >= by
+
+
+# --- a database whose statistics are of another day --------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["nothing is known", "no job was queued"])
+def surprised(
+    request: pytest.FixtureRequest, postgres_server: postgres.Server, postgres_template: str
+) -> Iterator[Desk]:
+    """Jobs were enqueued by the thousand since PostgreSQL last looked; it was told too little."""
+    with postgres.database(postgres_server, postgres_template) as url:
+        for desk in open_desk(postgres.text_of(url)):
+            for name in BIG:
+                desk.sql(f"ALTER TABLE {name} SET (autovacuum_enabled = false)")
+            if request.param != "nothing is known":
+                fill(parse_url(postgres.text_of(url)), 5000)
+                desk.sql("ANALYZE")
+            desk.start("w1")
+            desk.sql("INSERT INTO jobs (prompt) SELECT 'hello' FROM generate_series(1, 5000)")
+            yield desk
+
+
+@pytest.mark.parametrize("act", ["claim", "mark", "follow", "settle"])
+def test_a_worker_goes_by_the_index_whatever_the_statistics_say(surprised: Desk, act: str) -> None:
+    verb, by = HOT[act]
+    for each in asked(surprised, verb):
+        for steps in plans(surprised, each, writes=True):
+            assert scans(steps) == [], each.statement
+            if "WITH RECURSIVE names" not in each.statement:
+                assert indexes(steps) <= by, each.statement
+            for step in steps:
+                above = step.path[-2].split()[-1] if len(step.path) > 1 else ""
+                # Whoever sorts or counts jobs has read all that are queued.
+                assert step.table != "jobs" or above not in ("Sort", "Aggregate"), each.statement
 
 
 @pytest.mark.parametrize(

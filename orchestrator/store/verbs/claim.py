@@ -124,26 +124,30 @@ def _take(connection: Connection, who: Claimant, found: Sequence[_Due]) -> list[
 
 _LANES = text("""
 WITH RECURSIVE names (queue) AS (
-    SELECT min(queue) FROM jobs WHERE state = 'queued'
+    SELECT (SELECT j.queue FROM jobs j WHERE j.state = 'queued' ORDER BY j.queue LIMIT 1)
     UNION ALL
-    SELECT (SELECT min(j.queue) FROM jobs j WHERE j.state = 'queued' AND j.queue > n.queue)
+    SELECT (SELECT j.queue FROM jobs j WHERE j.state = 'queued' AND j.queue > n.queue
+            ORDER BY j.queue LIMIT 1)
     FROM names n WHERE n.queue IS NOT NULL
 ), lanes (queue, priority) AS (
-    SELECT n.queue, (SELECT max(j.priority) FROM jobs j
-                     WHERE j.state = 'queued' AND j.queue = n.queue)
+    SELECT n.queue, (SELECT j.priority FROM jobs j WHERE j.state = 'queued' AND j.queue = n.queue
+                     ORDER BY j.priority DESC LIMIT 1)
     FROM names n WHERE n.queue IS NOT NULL
     UNION ALL
-    SELECT l.queue, (SELECT max(j.priority) FROM jobs j
-                     WHERE j.state = 'queued' AND j.queue = l.queue AND j.priority < l.priority)
+    SELECT l.queue, (SELECT j.priority FROM jobs j WHERE j.state = 'queued' AND j.queue = l.queue
+                     AND j.priority < l.priority ORDER BY j.priority DESC LIMIT 1)
+    FROM lanes l WHERE l.priority IS NOT NULL
+), firsts (queue, priority, since) AS MATERIALIZED (
+    SELECT l.queue, l.priority, (SELECT j.available_at FROM jobs j WHERE j.state = 'queued'
+                                 AND j.queue = l.queue AND j.priority = l.priority
+                                 ORDER BY j.available_at LIMIT 1)
     FROM lanes l WHERE l.priority IS NOT NULL
 )
-SELECT l.queue, l.priority, (SELECT min(j.available_at) FROM jobs j
-                             WHERE j.state = 'queued' AND j.queue = l.queue
-                             AND j.priority = l.priority) AS since
-FROM lanes l WHERE l.priority IS NOT NULL
+SELECT queue, priority, since FROM firsts
 """).columns(queue=jobs.c.queue.type, priority=jobs.c.priority.type, since=UtcTime())
 """Each queue and priority that has queued jobs: a few steps along `jobs_claim` for each, however
-many jobs wait. (min() and max() over an index's next column read one entry.)"""
+many jobs wait. (The first by an index's next column is one entry of it. For min() and max() a
+planner that knows of no queued job would rather read all of them by another index.)"""
 
 
 def _due_lanes(connection: Connection, who: Claimant) -> dict[str, list[Lane]]:
