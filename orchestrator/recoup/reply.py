@@ -49,13 +49,28 @@ async def exchange(
             try:
                 reply = await read_body(response, limit=limit)
             finally:
-                await response.aclose()
+                await close(response)
         except Exception as exc:  # noqa: BLE001  # four libraries leak classes that mean the same
             too_long = isinstance(exc, BodyTooLongError)
             reply = _faulty(reply, described(exc), too_long=too_long)
     if scope.cancelled_caught:
         reply = _faulty(reply, "the answer did not come to its end in time")
     return reply
+
+
+_NOTHING = httpx.ByteStream(b"")
+
+
+async def close(response: httpx.Response) -> None:
+    """Close a response, and part it from its stream.
+
+    The two hold each other: they would stay, with all that they hold, until the collector of
+    cycles looks.
+    """
+    try:
+        await response.aclose()
+    finally:
+        response.stream = _NOTHING
 
 
 async def read_body(response: httpx.Response, *, limit: int) -> Reply:

@@ -13,7 +13,7 @@ import httpx
 from orchestrator.recoup.answers import NoStream, StreamHead, Trouble, TroubleKind
 from orchestrator.recoup.ids import is_id
 from orchestrator.recoup.reading import trouble_of, unreadable
-from orchestrator.recoup.reply import Reply, described, read_body
+from orchestrator.recoup.reply import Reply, close, described, read_body
 from orchestrator.recoup.transport import CONNECT_S
 
 _ERROR_BODY = 1 << 20
@@ -43,7 +43,7 @@ class OpenStream:
         """Close the connection; closing one that still delivers may cancel the run."""
         if self._reading is not None:
             await self._reading.aclose()
-        await self._response.aclose()
+        await close(self._response)
 
     async def _read(self) -> AsyncGenerator[bytes, None]:
         pieces = self._response.aiter_bytes()
@@ -96,8 +96,10 @@ async def _close(connection: OpenStream | httpx.Response | None) -> None:
     # Bounded and shielded, so that a cancelled reader leaves no connection behind. A fault of
     # closing is a connection that is gone, which is what was wanted.
     with anyio.move_on_after(_CLOSE_S, shield=True), contextlib.suppress(Exception):
-        if connection is not None:
+        if isinstance(connection, OpenStream):
             await connection.aclose()
+        elif connection is not None:
+            await close(connection)
 
 
 async def _opened(response: httpx.Response, *, idle_s: float, answer_s: float) -> Opened:

@@ -43,10 +43,8 @@ _BOUNDS = {
 _WRITING = {
     "synchronous_commit": "CASE current_setting('synchronous_commit') "
     "WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END",
-    # By the index in any case: statistics are of some time ago, when the table was small, or no
-    # job was queued, and what is prepared then is kept.
+    # By the index in any case: what is prepared while a table is small is kept when it has grown.
     "enable_seqscan": "'off'",
-    "enable_sort": "'off'",
 }
 
 

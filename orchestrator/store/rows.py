@@ -1,39 +1,41 @@
-"""Rows of values that travel as one parameter: a JSON text, which every driver can send.
+"""Statements that are run for each of many rows, with values of their own.
 
-A statement for the rows of many jobs costs one round trip, one plan and one change of the
-interpreter's lock; a driver that runs a statement over the rows pays each of them once a row.
+PostgreSQL is told the rows as one parameter, a JSON text: one round trip and one plan for all of
+them. On SQLite there is no way to save, so the driver runs the statement over the rows; so it does
+on PostgreSQL with a row that is large, which a JSON text would hold once more.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TypeAlias
+from operator import itemgetter
+from typing import Any, Self, TypeAlias
 
 from sqlalchemy import (
     JSON,
     ColumnElement,
     Connection,
     Delete,
+    Dialect,
     FromClause,
     Insert,
     Table,
     Text,
+    Update,
     any_,
     bindparam,
     cast,
     column,
-    delete,
     func,
     insert,
     literal_column,
     select,
-    tuple_,
 )
 from sqlalchemy.dialects.postgresql import array
-from sqlalchemy.sql.base import Executable
 from sqlalchemy.types import TypeEngine
 
 from orchestrator.store.types import JsonText, PlainText, UtcTime, plain, write_json
@@ -47,29 +49,35 @@ Record: TypeAlias = tuple[Any, ...]
 Columns: TypeAlias = Sequence[Sequence[Any]]
 """The values of all rows, name by name."""
 
+Change: TypeAlias = "Update | Delete | Insert"
+
 _ROWS = "rows"
+_ITS = "its_"
 _PORTION = 2000
 _PORTION_CHARS = 1_000_000
-"""The most rows, and about the most text, of one statement."""
+"""The most rows, and about the most text, that PostgreSQL is told at once."""
 
 
 # --- values as text ---------------------------------------------------------------------------
 
 
-def told(dialect: str, kinds: Kinds, columns: Columns) -> Iterator[dict[str, str]]:
-    """The parameters of a statement that reads `given` rows, for as many rows as it takes."""
-    names = tuple(kinds)
-    written = _written(dialect, kinds, columns)
-    rows = list(zip(*written, strict=True))
-    for start, end in _portions(_sizes(kinds, written)):
-        objects = [dict(zip(names, row, strict=True)) for row in rows[start:end]]
-        text = json.dumps(objects, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        yield {_ROWS: text}
-
-
 def records(dialect: str, kinds: Kinds, columns: Columns) -> list[Record]:
     """Each row's values as the databases read them from text."""
     return list(zip(*_written(dialect, kinds, columns), strict=True))
+
+
+def told(dialect: str, kinds: Kinds, columns: Columns) -> Iterator[dict[str, str]]:
+    """The parameters of a statement that reads `listed` rows, for as many rows as it takes."""
+    written = _written(dialect, kinds, columns)
+    rows = list(zip(*written, strict=True))
+    for start, end in _portions(_sizes(kinds, written)):
+        yield _as_json(kinds, rows[start:end])
+
+
+def _as_json(kinds: Kinds, rows: Sequence[Record]) -> dict[str, str]:
+    objects = [dict(zip(kinds, row, strict=True)) for row in rows]
+    text = json.dumps(objects, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return {_ROWS: text}
 
 
 def _written(dialect: str, kinds: Kinds, columns: Columns) -> list[Sequence[Any]]:
@@ -87,13 +95,17 @@ def _written(dialect: str, kinds: Kinds, columns: Columns) -> list[Sequence[Any]
     return written
 
 
-@lru_cache  # most of a batch's times are one
 def _time(value: datetime) -> str:
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+    return _text_of(value.astimezone(UTC))
 
 
 def _zoned(value: datetime) -> str:
-    return _time(value) + "+00:00"
+    return _text_of(value.astimezone(UTC)) + "+00:00"
+
+
+@lru_cache  # most of a batch's times are one
+def _text_of(utc: datetime) -> str:
+    return utc.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
 def _sizes(kinds: Kinds, written: Columns) -> list[int]:
@@ -121,7 +133,40 @@ def _portions(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 # --- rows in SQL ------------------------------------------------------------------------------
 
 
-def given(dialect: str, kinds: Kinds) -> FromClause:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row's values in SQL, by their names: parameters, or columns of rows that are listed."""
+
+    c: Mapping[str, ColumnElement[Any]]
+    listed: bool
+
+    def key(self, name: str) -> ColumnElement[Any]:
+        """A value to be compared with a table's key.
+
+        Where whole tables are not read in any case (`enable_seqscan`), a list of one leaves
+        PostgreSQL no join but to look each row up, in their order: it has no index on lists.
+        """
+        return any_(array([self.c[name]])) if self.listed else self.c[name]
+
+    @classmethod
+    def of_parameters(cls, kinds: Kinds) -> Self:
+        """The row whose values are parameters, named as `parameters` has them."""
+        names = {name: bindparam(_ITS + name, type_=kind) for name, kind in kinds.items()}
+        return cls(names, listed=False)
+
+    @classmethod
+    def of_list(cls, dialect: str, kinds: Kinds) -> Self:
+        """Each row that the statement is `told`."""
+        rows = listed(dialect, kinds)
+        return cls({name: rows.c[name] for name in kinds}, listed=dialect == "postgresql")
+
+
+def parameters(kinds: Kinds, values: Iterable[Any]) -> dict[str, Any]:
+    """The parameters of a statement about one row."""
+    return {_ITS + name: value for name, value in zip(kinds, values, strict=True)}
+
+
+def listed(dialect: str, kinds: Kinds) -> FromClause:
     """The rows that a statement is `told`, as a table with a column of each name."""
     text = bindparam(_ROWS, type_=Text())
     if dialect != "postgresql":
@@ -144,51 +189,70 @@ def given(dialect: str, kinds: Kinds) -> FromClause:
     return select(*values).subquery("given")
 
 
-def one_by_one(dialect: str, key: ColumnElement[Any]) -> ColumnElement[Any]:
-    """A key of given rows, to be compared with a table's own.
+@dataclass(frozen=True, slots=True, eq=False)
+class ForEach:
+    """A statement for each of many rows: `alone` with parameters, `together` with listed rows."""
 
-    A list of one leaves PostgreSQL no join but to look each row up by its key, in their order.
-    Otherwise it would read a table that it believes small from end to end, and a prepared
-    statement goes on doing so when the table has grown.
-    """
-    return any_(array([key])) if dialect == "postgresql" else key
+    kinds: Kinds
+    alone: Change
+    together: Change | None
+
+    def run(self, connection: Connection, columns: Columns) -> int:
+        """Run it for all rows, and return how many rows of the table were hit."""
+        if self.together is None:
+            sql, arranged = _driver_sql(self, connection.dialect)
+            rows = records("sqlite", self.kinds, columns)
+            return connection.exec_driver_sql(sql, [arranged(row) for row in rows]).rowcount
+        hit = 0
+        written = _written("postgresql", self.kinds, columns)
+        sizes = _sizes(self.kinds, written)
+        rows = list(zip(*written, strict=True))
+        for start, end in _portions(sizes):
+            if sizes[start] > _PORTION_CHARS:
+                one = parameters(self.kinds, (values[start] for values in columns))
+                hit += connection.execute(self.alone, one).rowcount
+            else:
+                portion = _as_json(self.kinds, rows[start:end])
+                hit += connection.execute(self.together, portion).rowcount
+        return hit
+
+
+def for_each(dialect: str, kinds: Kinds, make: Callable[[Row], Change]) -> ForEach:
+    """The statement that `make` makes of a row; to make it costs more than to run it."""
+    alone = make(Row.of_parameters(kinds))
+    together = make(Row.of_list(dialect, kinds)) if dialect == "postgresql" else None
+    return ForEach(kinds, alone, together)
+
+
+@lru_cache(maxsize=256)
+def _driver_sql(each: ForEach, dialect: Dialect) -> tuple[str, Callable[[Record], Record]]:
+    """A statement as the driver takes it, and what puts a row's values in its order."""
+    compiled = each.alone.compile(dialect=dialect)
+    names = [_ITS + name for name in each.kinds]
+    fixed = {name: value for name, value in compiled.params.items() if name not in names}
+    of_all = tuple(fixed.values())
+    places = [*names, *fixed]
+    order = itemgetter(*(places.index(name) for name in compiled.positiontup or ()))
+    return str(compiled), lambda row: order(row + of_all)
+
+
+# --- rows of a table --------------------------------------------------------------------------
 
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows of the same columns in one statement."""
+    """Insert rows of the same columns."""
     if rows:
         names = tuple(rows[0])
-        statement, kinds = _inserting(connection.dialect.name, table, names)
-        run(connection, statement, kinds, [[row[name] for row in rows] for name in names])
+        each = _inserting(connection.dialect.name, table, names)
+        each.run(connection, [[row[name] for row in rows] for name in names])
 
 
 @lru_cache
-def _inserting(dialect: str, table: Table, names: tuple[str, ...]) -> tuple[Insert, Kinds]:
-    kinds = {name: table.c[name].type for name in names}
-    rows = given(dialect, kinds)
-    values = select(*(rows.c[name] for name in names))
-    return insert(table).from_select(names, values, include_defaults=False), kinds
+def _inserting(dialect: str, table: Table, names: tuple[str, ...]) -> ForEach:
+    def insertion(row: Row) -> Insert:
+        values = [row.c[name] for name in names]
+        if row.listed:
+            return insert(table).from_select(names, select(*values), include_defaults=False)
+        return insert(table).values(dict(zip(names, values, strict=True)))
 
-
-def deleting(
-    dialect: str,
-    table: Table,
-    kinds: Kinds,
-    which: Callable[[FromClause, FromClause], ColumnElement[bool]],
-) -> Delete:
-    """The statement that deletes the rows of a table for which `which(table, given)` is true."""
-    rows = given(dialect, kinds)
-    if dialect == "postgresql":
-        return delete(table).where(which(table, rows))
-    own = table.alias("own")
-    keys = [column.name for column in table.primary_key]
-    found = select(*(own.c[key] for key in keys)).join_from(rows, own, which(own, rows))
-    return delete(table).where(tuple_(*(table.c[key] for key in keys)).in_(found))
-
-
-def run(connection: Connection, statement: Executable, kinds: Kinds, columns: Columns) -> int:
-    """Run a statement that reads given rows, and return how many rows of a table it hit."""
-    return sum(
-        connection.execute(statement, portion).rowcount
-        for portion in told(connection.dialect.name, kinds, columns)
-    )
+    return for_each(dialect, {name: table.c[name].type for name in names}, insertion)

@@ -15,7 +15,9 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
+    TextClause,
     literal_column,
+    text,
 )
 from sqlalchemy.sql import quoted_name
 
@@ -206,6 +208,22 @@ def is_queued() -> ColumnElement[bool]:
     A planner takes a partial index only for a condition that it can read: no bound value.
     """
     return jobs.c.state == literal_column(f"'{State.QUEUED.value}'")
+
+
+_CLAIMABLE = {
+    "sqlite": "{jobs}.state = 'queued'",
+    "postgresql": "({jobs}.state = 'queued') IS NOT FALSE",
+}
+
+
+def is_claimable(dialect: str, name: str = "jobs") -> TextClause:
+    """The condition of a queued job as `jobs_claim` has it; `name` is what the table goes by.
+
+    On PostgreSQL no other index answers it: a planner that believes that no job is queued would
+    rather read them all by `jobs_state`, and sort them. Nor is it the fence of `guarded`, which
+    finds its rows by their ids.
+    """
+    return text(_CLAIMABLE[dialect].format(jobs=name))
 
 
 def is_in_doubt() -> ColumnElement[bool]:

@@ -43,7 +43,7 @@ def clock(connection: Connection) -> datetime:
 
 
 def number(connection: Connection) -> str | None:
-    """The number under which PostgreSQL will know a transaction; None if it wrote nothing."""
+    """The number under which PostgreSQL will know a transaction; None while it has none."""
     known = _known(connection).number
     return known or connection.execute(_ASSIGNED).scalar_one()
 

@@ -67,7 +67,7 @@ class Follower:
         self._tools = tools
         self._gate = gate
         self._leaving = Leaving(tools=tools, job=job)
-        self._stream = StreamFollower(
+        stream = self._stream = StreamFollower(
             tools=tools,
             job=job,
             placed=just_accepted and job.stream_opened_at is not None,
@@ -80,12 +80,12 @@ class Follower:
             heartbeat=heartbeat,
             job=job,
             leaving=self._leaving,
-            streaming=lambda: self._stream.attached,
+            streaming=lambda: stream.attached,
         )
         self._stream.clocks = self._clocks
         self._stream_done = anyio.Event()
         self._over = anyio.Event()
-        """Set once the run's end is known: cheaper than to cancel who waits for it."""
+        """Set once nothing more is read or judged of the run: to cancel who waits costs more."""
         self._scope = anyio.CancelScope()
         self._fault: Exception | None = None
 
@@ -135,6 +135,8 @@ class Follower:
                 raise self._fault
         except* LeaseLost as lost:
             self._tools.log.warning("lease.lost", job_id=self.job.id, error=str(lost.exceptions[0]))
+        finally:
+            self._stream.forget_callers()
         return settled
 
     async def _to_the_end(self) -> Job:

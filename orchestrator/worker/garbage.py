@@ -17,6 +17,8 @@ SELDOM = 20
 def seldom_collected() -> Iterator[None]:
     """Look for cycles seldom while the block runs, and never at what was made before it.
 
+    Not to be nested: the end of the block thaws whatever is frozen.
+
     The collector's defaults walk through everything that is alive again and again, which for
     a worker are its modules and the runs that it holds: a fifth of its CPU. What is let go
     outside a cycle is freed at once in any case.

@@ -99,7 +99,7 @@ class StreamFollower:
         """True while a response is open: leaving now may cancel the run."""
         self.draining = False
         """Set from outside: no response is opened any more."""
-        self.clocks: Callable[[], dict[str, float]] = lambda: {"followed_s": 0.0, "quiet_s": 0.0}
+        self.clocks: Callable[[], dict[str, float]] = _no_clocks
         """Gives the run's clocks, to save with each checkpoint."""
         self.left = False
         """True once a response was lost or left before its end: that may cancel the run."""
@@ -151,6 +151,14 @@ class StreamFollower:
         for chunk in self._held:
             self.fold.feed(chunk)
         self._held = ()
+
+    def forget_callers(self) -> None:
+        """Call nobody any more: who made this and holds it is let go of, with all that was read.
+
+        They would hold each other until the collector of cycles looks, which is seldom.
+        """
+        self._on_news = self._on_ended = _call_nobody
+        self.clocks = _no_clocks
 
     @property
     def whole(self) -> bool:
@@ -320,6 +328,14 @@ class StreamFollower:
     def saved(self, saving: Saving) -> None:
         """Forget what was saved."""
         del self._unsaved[: len(saving.segment.chunks)]
+
+
+def _call_nobody(*_told: object) -> None:
+    """What a follower that is done calls."""
+
+
+def _no_clocks() -> dict[str, float]:
+    return {"followed_s": 0.0, "quiet_s": 0.0}
 
 
 def _refused(trouble: Trouble) -> Response:

@@ -109,7 +109,11 @@ async def after_first(first: T, retrying: AsyncRetrying, act: Callable[[], Await
     async def again() -> T:
         return results.pop() if results else await act()
 
-    return cast("T", await retrying(again))
+    try:
+        return cast("T", await retrying(again))
+    finally:
+        # Its list of what to do next names itself, and with it all that the acts hold.
+        retrying.iter_state.reset()
 
 
 def retry_after_of(retry_state: RetryCallState) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from sqlalchemy import ColumnElement, bindparam, or_, tuple_
+from sqlalchemy import ColumnElement, and_
 
 from orchestrator import decide
 from orchestrator.decide import Policy
@@ -16,6 +16,7 @@ from orchestrator.outcome import Outcome
 from orchestrator.recoup.resume import ResponseReader
 from orchestrator.states import State
 from orchestrator.store.commit import GroupCommit
+from orchestrator.store.rows import Row
 from orchestrator.store.schema import jobs
 from orchestrator.store.verbs import attempt, guarded, jointly
 from orchestrator.worker import progress, rescue, stream, submit
@@ -40,20 +41,13 @@ def _send_without_mark(patch: pytest.MonkeyPatch) -> None:
 def _guard_without_lease(patch: pytest.MonkeyPatch) -> None:
     """A guarded write names the job and its state, and not the lease."""
 
-    def some_of() -> ColumnElement[bool]:
-        held = tuple_(jobs.c.id, jobs.c.lease).in_(bindparam("held", expanding=True))
-        of_any_lease = or_(held, jobs.c.lease >= 0)
-        return jobs.c.id.in_(bindparam("their_ids", expanding=True)) & of_any_lease
+    def of_any_lease(row: Row) -> ColumnElement[bool]:
+        lease = row.c["lease"]
+        return and_(jobs.c.id == row.key("id"), lease == lease)
 
-    patch.setattr(guarded, "_some_of", some_of)
     for module in (guarded, jointly):
-        patch.setattr(module, "own", _any_lease)
+        patch.setattr(module, "held_as", of_any_lease)
         patch.setattr(module, "_update", module._update.__wrapped__)  # none that was made before
-
-
-def _any_lease() -> ColumnElement[bool]:
-    lease = bindparam("its_lease", type_=jobs.c.lease.type)
-    return (jobs.c.id == bindparam("its_id", type_=jobs.c.id.type)) & (lease == lease)
 
 
 def _late_answer_dropped(patch: pytest.MonkeyPatch) -> None:

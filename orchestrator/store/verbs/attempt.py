@@ -8,12 +8,12 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Delete, FromClause, and_, func, select
+from sqlalchemy import Connection, Delete, delete, func, select
 
 from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import State
-from orchestrator.store.rows import Kinds, deleting, insert_rows, one_by_one, run
+from orchestrator.store.rows import ForEach, Row, for_each, insert_rows
 from orchestrator.store.schema import gates, jobs, stream_checkpoints
 from orchestrator.store.stamp import clock
 from orchestrator.store.verbs import outcomes
@@ -213,25 +213,27 @@ def checkpoint_each(connection: Connection, savings: Sequence[Saving]) -> list[N
         for saving in savings
     ]
     # A commit whose answer was lost may have saved these chunks already.
-    statement, kinds = _from_index(connection.dialect.name)
-    run(connection, statement, kinds, [[row[name] for row in rows] for name in kinds])
+    places = [[row[name] for row in rows] for name in _PLACE]
+    _from_index(connection.dialect.name).run(connection, places)
     insert_rows(connection, stream_checkpoints, rows)
     return [None] * len(savings)
 
 
-@cache
-def _from_index(dialect: str) -> tuple[Delete, Kinds]:
-    columns = stream_checkpoints.c
-    kinds = {name: columns[name].type for name in ("job_id", "attempt", "first_index")}
+_PLACE = ("job_id", "attempt", "first_index")
 
-    def which(own: FromClause, rows: FromClause) -> ColumnElement[bool]:
-        return and_(
-            own.c.job_id == one_by_one(dialect, rows.c.job_id),
-            own.c.attempt == rows.c.attempt,
-            own.c.first_index >= rows.c.first_index,
+
+@cache
+def _from_index(dialect: str) -> ForEach:
+    own = stream_checkpoints.c
+
+    def deletion(row: Row) -> Delete:
+        return delete(stream_checkpoints).where(
+            own.job_id == row.key("job_id"),
+            own.attempt == row.c["attempt"],
+            own.first_index >= row.c["first_index"],
         )
 
-    return deleting(dialect, stream_checkpoints, kinds, which), kinds
+    return for_each(dialect, {name: own[name].type for name in _PLACE}, deletion)
 
 
 def segments(

@@ -27,7 +27,15 @@ from sqlalchemy import (
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
 from orchestrator.states import Endpoint, ErrorKind, State
-from orchestrator.store.schema import gates, is_claimed, is_in_doubt, is_queued, jobs, queues
+from orchestrator.store.schema import (
+    gates,
+    is_claimable,
+    is_claimed,
+    is_in_doubt,
+    is_queued,
+    jobs,
+    queues,
+)
 from orchestrator.store.types import UtcTime, db_now
 from orchestrator.store.verbs import outcomes
 from orchestrator.store.verbs.guarded import Grip, each_that_still_fits, write_all
@@ -122,38 +130,39 @@ def _take(connection: Connection, who: Claimant, found: Sequence[_Due]) -> list[
     )
 
 
-_LANES = text("""
+_LANES = """
 WITH RECURSIVE names (queue) AS (
-    SELECT (SELECT j.queue FROM jobs j WHERE j.state = 'queued' ORDER BY j.queue LIMIT 1)
+    SELECT (SELECT j.queue FROM jobs j WHERE {claimable} ORDER BY j.queue LIMIT 1)
     UNION ALL
-    SELECT (SELECT j.queue FROM jobs j WHERE j.state = 'queued' AND j.queue > n.queue
+    SELECT (SELECT j.queue FROM jobs j WHERE {claimable} AND j.queue > n.queue
             ORDER BY j.queue LIMIT 1)
     FROM names n WHERE n.queue IS NOT NULL
 ), lanes (queue, priority) AS (
-    SELECT n.queue, (SELECT j.priority FROM jobs j WHERE j.state = 'queued' AND j.queue = n.queue
+    SELECT n.queue, (SELECT j.priority FROM jobs j WHERE {claimable} AND j.queue = n.queue
                      ORDER BY j.priority DESC LIMIT 1)
     FROM names n WHERE n.queue IS NOT NULL
     UNION ALL
-    SELECT l.queue, (SELECT j.priority FROM jobs j WHERE j.state = 'queued' AND j.queue = l.queue
+    SELECT l.queue, (SELECT j.priority FROM jobs j WHERE {claimable} AND j.queue = l.queue
                      AND j.priority < l.priority ORDER BY j.priority DESC LIMIT 1)
     FROM lanes l WHERE l.priority IS NOT NULL
 ), firsts (queue, priority, since) AS MATERIALIZED (
-    SELECT l.queue, l.priority, (SELECT j.available_at FROM jobs j WHERE j.state = 'queued'
+    SELECT l.queue, l.priority, (SELECT j.available_at FROM jobs j WHERE {claimable}
                                  AND j.queue = l.queue AND j.priority = l.priority
                                  ORDER BY j.available_at LIMIT 1)
     FROM lanes l WHERE l.priority IS NOT NULL
 )
 SELECT queue, priority, since FROM firsts
-""").columns(queue=jobs.c.queue.type, priority=jobs.c.priority.type, since=UtcTime())
+"""
 """Each queue and priority that has queued jobs: a few steps along `jobs_claim` for each, however
-many jobs wait. (The first by an index's next column is one entry of it. For min() and max() a
-planner that knows of no queued job would rather read all of them by another index.)"""
+many jobs wait. (The first by an index's next column is one entry of it.)"""
 
 
 def _due_lanes(connection: Connection, who: Claimant) -> dict[str, list[Lane]]:
     """Return the lanes whose first job is due, by queue, in the order of their first jobs."""
     found: dict[str, list[Lane]] = {}
-    for row in connection.execute(_lanes_due(some=bool(who.queues)), _named(who)):
+    for row in connection.execute(
+        _lanes_due(connection.dialect.name, some=bool(who.queues)), _named(who)
+    ):
         found.setdefault(row.queue, []).append(Lane(row.queue, row.priority, row.since))
     return found
 
@@ -168,9 +177,11 @@ def _named(who: Claimant) -> dict[str, Any]:
 
 
 @cache
-def _lanes_due(*, some: bool) -> Select[Any]:
+def _lanes_due(dialect: str, *, some: bool) -> Select[Any]:
     """The lanes whose first job is due, of all queues or of `some`."""
-    lanes = _LANES.subquery()
+    types = {"queue": jobs.c.queue.type, "priority": jobs.c.priority.type, "since": UtcTime()}
+    found = text(_LANES.format(claimable=is_claimable(dialect, "j")))
+    lanes = found.columns(**types).subquery()
     statement = select(lanes).where(lanes.c.since <= db_now()).order_by(lanes.c.since)
     if some:
         return statement.where(lanes.c.queue.in_(bindparam("queues", expanding=True)))
@@ -194,9 +205,9 @@ def _due_of(
     connection: Connection, lane: Lane, limit: int, step_s: float, *, canary: bool
 ) -> list[_Due]:
     named = {"queue": lane.queue, "priority": lane.priority, "most": limit}
-    statement = _first_due(canary=canary)
     if (raw := _bytes_of(lane.queue)) is not None:
-        statement, named["queue"] = _first_due(canary=canary, raw=True), raw
+        named["queue"] = raw
+    statement = _first_due(connection.dialect.name, canary=canary, raw=raw is not None)
     return [
         _Due(Grip(row.id, row.lease, State.QUEUED), rank(lane.priority, row.available_at, step_s))
         for row in connection.execute(statement, named)
@@ -204,11 +215,11 @@ def _due_of(
 
 
 @cache
-def _first_due(*, canary: bool, raw: bool = False) -> Select[int, int, datetime]:
+def _first_due(dialect: str, *, canary: bool, raw: bool = False) -> Select[int, int, datetime]:
     """The first due jobs of one lane; `raw` if the queue's name is given as bytes."""
     name = bindparam("queue", type_=LargeBinary() if raw else jobs.c.queue.type)
     condition = and_(
-        is_due(),
+        _is_due(dialect),
         jobs.c.queue == (cast(name, Text()) if raw else name),
         jobs.c.priority == bindparam("priority"),
         jobs.c.cancel_requested_at.is_(None),
@@ -234,11 +245,11 @@ def _bytes_of(queue: str) -> bytes | None:
     return None
 
 
-def is_due() -> ColumnElement[bool]:
+def _is_due(dialect: str) -> ColumnElement[bool]:
     """The condition of a queued job whose time has come and is not past."""
     now = db_now()
     return and_(
-        is_queued(),
+        is_claimable(dialect),
         jobs.c.available_at <= now,
         or_(jobs.c.scheduled_at.is_(None), jobs.c.scheduled_at <= now),
         or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > now),
@@ -324,13 +335,14 @@ class Waiting:
 
 def waiting(connection: Connection, who: Claimant) -> Waiting:
     """Say what waits for a worker, in one cheap look."""
-    asked = _what_waits(some=bool(who.queues))
+    asked = _what_waits(connection.dialect.name, some=bool(who.queues))
     return Waiting(*map(bool, connection.execute(asked, _named(who)).one()))
 
 
 @cache
-def _what_waits(*, some: bool) -> Select[bool, bool, bool]:
-    return select(_lanes_due(some=some).exists(), _anything_to_sweep(), _shut_gate().exists())
+def _what_waits(dialect: str, *, some: bool) -> Select[bool, bool, bool]:
+    due = _lanes_due(dialect, some=some).exists()
+    return select(due, _anything_to_sweep(), _shut_gate().exists())
 
 
 def _anything_to_sweep() -> ColumnElement[bool]:

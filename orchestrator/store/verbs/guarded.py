@@ -17,7 +17,6 @@ from sqlalchemy import (
     ClauseElement,
     ColumnElement,
     Connection,
-    FromClause,
     Update,
     and_,
     bindparam,
@@ -31,7 +30,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from orchestrator.errors import LeaseLost, NotAllowed, NotFound
 from orchestrator.job import Job
 from orchestrator.states import TRANSITIONS, ErrorKind, State, kinds_of
-from orchestrator.store.rows import Kinds, given, insert_rows, one_by_one, told
+from orchestrator.store.rows import Kinds, Row, insert_rows, parameters, told
 from orchestrator.store.schema import job_events, jobs
 from orchestrator.store.types import db_now
 
@@ -163,8 +162,8 @@ def _update(
 
     It is for one job, or for `several` in that dialect.
     """
-    which = own() if several is None else held_as(several, given(several, HELD))
-    statement = fenced(which, came_from, only_if).values(values_of(names))
+    row = Row.of_parameters(HELD) if several is None else Row.of_list(several, HELD)
+    statement = fenced(held_as(row), came_from, only_if).values(values_of(names))
     if seize:
         statement = statement.values(lease=jobs.c.lease + 1)
     return statement.values(updated_at=db_now()).returning(*jobs.c)
@@ -180,27 +179,19 @@ def bound(values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"to_{name}": value for name, value in values.items()}
 
 
-def own() -> ColumnElement[bool]:
-    """The fence of one job: its id, and the lease under which it is held."""
-    return and_(
-        jobs.c.id == bindparam("its_id", type_=jobs.c.id.type),
-        jobs.c.lease == bindparam("its_lease", type_=jobs.c.lease.type),
-    )
-
-
 HELD: Kinds = {"id": jobs.c.id.type, "lease": jobs.c.lease.type}
-"""What a row must tell of a job that is to be written."""
+"""What a row tells of a job that is to be written."""
 
 
-def held_as(dialect: str, rows: FromClause) -> ColumnElement[bool]:
-    """The fence of several jobs, each under its own lease, as given rows say."""
-    return and_(jobs.c.id == one_by_one(dialect, rows.c.id), jobs.c.lease == rows.c.lease)
+def held_as(row: Row) -> ColumnElement[bool]:
+    """The fence of a job: its id, and the lease under which it is held, as a row says."""
+    return and_(jobs.c.id == row.key("id"), jobs.c.lease == row.c["lease"])
 
 
 def _which(dialect: str, grips: Sequence[Grip]) -> Iterable[dict[str, Any]]:
     """The parameters of the fence."""
     if len(grips) == 1:
-        return [{"its_id": grips[0].job_id, "its_lease": grips[0].lease}]
+        return [parameters(HELD, (grips[0].job_id, grips[0].lease))]
     held = [[grip.job_id for grip in grips], [grip.lease for grip in grips]]
     return told(dialect, HELD, held)
 

@@ -6,6 +6,7 @@ What a row does not name the table's defaults fill in, as for a plain `INSERT IN
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +29,7 @@ from sqlalchemy.sql.selectable import Select
 from sqlalchemy.types import TypeEngine
 
 from orchestrator.states import State
-from orchestrator.store.rows import Columns, Kinds, Record, given, records, told
+from orchestrator.store.rows import Columns, Kinds, Record, listed, records, told
 from orchestrator.store.schema import job_events, jobs
 from orchestrator.store.types import UtcTime, db_now
 from orchestrator.store.wake import CHANNEL
@@ -134,19 +135,19 @@ _EVENTS = insert(job_events).from_select(
 def _into_postgresql(connection: Connection, names: tuple[str, ...], columns: Columns) -> list[int]:
     ids: list[int] = []
     statement, kinds = _all(names)
-    number = range(len(columns[0]))
-    at = connection.execute(select(db_now())).scalar_one() if len(number) > 1 else None
-    for portion in told("postgresql", kinds, [number, *columns]):
-        found = connection.execute(statement, {**portion, "at": at}).scalars()
-        ids += sorted(found)  # given out in the order of the rows, returned in any
+    at: datetime | None = None
+    for portion in told("postgresql", kinds, [range(len(columns[0])), *columns]):
+        found = connection.execute(statement, {**portion, "at": at}).all()
+        ids += sorted(row[0] for row in found)  # given out in order of the rows, returned in any
+        at = found[0].at
     return ids
 
 
 @lru_cache
-def _all(names: tuple[str, ...]) -> tuple[Select[int], Kinds]:
+def _all(names: tuple[str, ...]) -> tuple[Select[int, datetime], Kinds]:
     """Rows, events and the wake-up in one statement: each costs a round trip otherwise."""
     kinds = {"number": Integer(), **_kinds(names)}
-    rows = given("postgresql", kinds)
+    rows = listed("postgresql", kinds)
     clock = _clock(func.coalesce(cast(bindparam("at", type_=UtcTime()), UtcTime()), db_now()))
     woken = select(func.pg_notify(CHANNEL, "").label("woken")).cte("woken")
     woken = woken.prefix_with("MATERIALIZED")
@@ -172,4 +173,5 @@ def _all(names: tuple[str, ...]) -> tuple[Select[int], Kinds]:
         .returning(job_events.c.job_id)
         .cte("event")
     )
-    return select(event.c.job_id).select_from(event).join(woken, literal(True)), kinds
+    done = select(event.c.job_id, clock.c.at).select_from(event)
+    return done.join(woken, literal(True)).join(clock, literal(True)), kinds

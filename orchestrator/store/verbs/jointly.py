@@ -1,7 +1,7 @@
 """Guarded writes of many jobs at once, each with values of its own.
 
 A verb of this kind takes the items of many callers and gives each its answer. It costs one
-statement for all of them, made once, which is told their values as rows.
+statement for all of them, made once and run for each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Update
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
 from orchestrator.states import State
-from orchestrator.store.rows import Kinds, given, insert_rows, run
+from orchestrator.store.rows import ForEach, Row, for_each, insert_rows
 from orchestrator.store.schema import job_events, jobs
 from orchestrator.store.verbs.guarded import HELD, fenced, held_as, moving
 
@@ -80,10 +80,10 @@ def _write_alike(
     connection: Connection, shape: _Shape, rows: Sequence[_Row], only_if: ColumnElement[bool] | None
 ) -> None:
     came_from, names = shape
-    statement, kinds = _update(connection.dialect.name, came_from, names, only_if)
     held = [[job.id for job, _ in rows], [job.lease for job, _ in rows]]
     values = [[columns[name] for _, columns in rows] for name in names]
-    hit = run(connection, statement, kinds, [*held, *values])
+    update = _update(connection.dialect.name, came_from, names, only_if)
+    hit = update.run(connection, [*held, *values])
     if hit != len(rows):
         which = ", ".join(f"{job.id} under lease {job.lease}" for job, _ in rows)
         raise LeaseLost(
@@ -94,12 +94,15 @@ def _write_alike(
 @lru_cache(maxsize=128)
 def _update(
     dialect: str, came_from: State, names: tuple[str, ...], only_if: ColumnElement[bool] | None
-) -> tuple[Update, Kinds]:
-    """The statement for changes of these columns: to make it costs more than to run it."""
-    kinds = {**HELD, **{name: jobs.c[name].type for name in names}}
-    rows = given(dialect, kinds)
-    statement = fenced(held_as(dialect, rows), came_from, only_if)
-    return statement.values({name: rows.c[name] for name in names}), kinds
+) -> ForEach:
+    """The statement for changes of these columns."""
+
+    def update(row: Row) -> Update:
+        changed = {name: row.c[name] for name in names}
+        return fenced(held_as(row), came_from, only_if).values(changed)
+
+    kinds = {name: jobs.c[name].type for name in names}
+    return for_each(dialect, {**HELD, **kinds}, update)
 
 
 def _log_each(connection: Connection, changes: Sequence[Change], now: datetime) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Delete, FromClause, Table, and_, insert
+from sqlalchemy import Connection, Delete, Table, delete, insert
 
 from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import State
-from orchestrator.store.rows import Kinds, deleting, insert_rows, one_by_one, run
+from orchestrator.store.rows import ForEach, Row, for_each, insert_rows
 from orchestrator.store.schema import ATTEMPT_COLUMNS, attempts, jobs, messages, stream_checkpoints
 from orchestrator.store.stamp import clock
 from orchestrator.store.types import db_now
@@ -225,16 +225,15 @@ def _drop_checkpoints(connection: Connection, settled: Sequence[Job]) -> None:
 def _delete_of(connection: Connection, table: Table, of: Sequence[Job]) -> None:
     """Delete what a table holds of the jobs' attempts."""
     if of:
-        statement, kinds = _of_attempt(connection.dialect.name, table)
-        run(connection, statement, kinds, [[job.id for job in of], [job.attempt for job in of]])
+        deletion = _deletion(connection.dialect.name, table)
+        deletion.run(connection, [[job.id for job in of], [job.attempt for job in of]])
 
 
 @cache
-def _of_attempt(dialect: str, table: Table) -> tuple[Delete, Kinds]:
-    kinds = {name: table.c[name].type for name in ("job_id", "attempt")}
+def _deletion(dialect: str, table: Table) -> ForEach:
+    def of_attempt(row: Row) -> Delete:
+        of_job = table.c.job_id == row.key("job_id")
+        return delete(table).where(of_job, table.c.attempt == row.c["attempt"])
 
-    def which(own: FromClause, rows: FromClause) -> ColumnElement[bool]:
-        its_job = own.c.job_id == one_by_one(dialect, rows.c.job_id)
-        return and_(its_job, own.c.attempt == rows.c.attempt)
-
-    return deleting(dialect, table, kinds, which), kinds
+    names = ("job_id", "attempt")
+    return for_each(dialect, {name: table.c[name].type for name in names}, of_attempt)

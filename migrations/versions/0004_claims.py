@@ -1,7 +1,11 @@
-"""PostgreSQL clears away what the jobs of a day leave behind, however many there ever were.
+"""On PostgreSQL, claims go along their own index, whatever there was before.
 
-Its own settings wait for a fifth of a table: with a million settled jobs, claims would walk past
-the index entries of 200,000 jobs that are not queued any more.
+A planner that believes that no job is queued, since none was when it last looked, took the index
+of states for claims, and read every queued job. So `jobs_claim` answers a condition that no other
+index does.
+
+Its own settings let dead rows lie until they are a fifth of the table: with a million settled
+jobs, claims would walk past the index entries of 200,000 jobs that are not queued any more.
 
 Revision ID: 0004
 Revises: 0003
@@ -23,8 +27,13 @@ _SETTINGS = {
 _SHARE = 0.02
 
 
+_CLAIM = "CREATE INDEX jobs_claim ON jobs (queue, priority DESC, available_at, id) WHERE {queued}"
+
+
 def upgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
+        op.execute("DROP INDEX jobs_claim")
+        op.execute(_CLAIM.format(queued="(state = 'queued') IS NOT FALSE"))
         for table, names in _SETTINGS.items():
             settings = ", ".join(f"{name} = {_SHARE}" for name in names)
             op.execute(f"ALTER TABLE {table} SET ({settings})")
@@ -32,5 +41,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
+        op.execute("DROP INDEX jobs_claim")
+        op.execute(_CLAIM.format(queued="state = 'queued'"))
         for table, names in _SETTINGS.items():
             op.execute(f"ALTER TABLE {table} RESET ({', '.join(names)})")
