@@ -58,7 +58,7 @@ async def test_202_is_followed_to_its_message(bench: Bench) -> None:
 
 async def test_a_202_whose_body_broke_finds_its_chat_while_the_run_goes_on(bench: Bench) -> None:
     bench.server.faults.add("broken-body")
-    prompt = '[text="Found." tail=1.5]'
+    prompt = '[text="Found." tail=3]'
     (job_id,) = await bench.enqueue(prompt)
     assert await bench.once() == 0
     job = await bench.assert_completed(job_id, "Found.")
