@@ -33,9 +33,15 @@ class Store:
     """One database, for one process. Use `Store.open`."""
 
     def __init__(
-        self, *, engine: Engine, beats: Engine | None = None, listen: Listen | None = None
+        self,
+        *,
+        engine: Engine,
+        reading: Engine | None = None,
+        beats: Engine | None = None,
+        listen: Listen | None = None,
     ) -> None:
         self._engine = engine
+        self._reading = reading or engine
         self._threads = Threads(POOL_SIZE)
         self._beating = Threads(1)
         self._beats = beats
@@ -63,12 +69,15 @@ class Store:
         migrations.require_file(url)
         direct = listen_url or url
         engine = pooled_engine(url, now=now, prepared=prepared)
-        beats = None
+        reading = beats = None
         if engine.dialect.name == "postgresql":
             past_pooler = prepared or listen_url is not None
             beats = pooled_engine(direct, size=1, prepared=past_pooler)
+            if prepared:
+                # What bounds a transaction is set for the session: a look needs none of its own.
+                reading = engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
-            store = cls(engine=engine, beats=beats, listen=wake.listener(direct))
+            store = cls(engine=engine, reading=reading, beats=beats, listen=wake.listener(direct))
             await store.read(migrations.require_current)
             yield store
         finally:
@@ -133,7 +142,7 @@ class Store:
             return on_live_connection(partial(self._read_once, verb))
 
     def _read_once(self, verb: Callable[[Connection], T]) -> T:
-        connection, transaction = begin(self._engine, writes=False)
+        connection, transaction = begin(self._reading, writes=False)
         with connection, transaction:
             return verb(connection)
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Select,
+    Subquery,
     Text,
     and_,
     bindparam,
@@ -82,13 +83,10 @@ def claim(
     passes a closed gate, for the one job that tries whether the API is back.
     If we crash here, the jobs are `submitting` with nothing sent: a rescue puts them back.
     """
-    if limit <= 0 or (not canary and _gate_closed(connection, who)):
+    if limit <= 0:
         return []
     order = order or Order()
-    lanes = _due_lanes(connection, who)
-    if not lanes:
-        return []
-    rules = _rules(connection, lanes)
+    lanes, rules = _due_lanes(connection, who, canary=canary)
     room = _room(connection, rules)
     taken: list[Job] = []
     while lanes and len(taken) < limit:
@@ -157,14 +155,27 @@ SELECT queue, priority, since FROM firsts
 many jobs wait. (The first by an index's next column is one entry of it.)"""
 
 
-def _due_lanes(connection: Connection, who: Claimant) -> dict[str, list[Lane]]:
-    """Return the lanes whose first job is due, by queue, in the order of their first jobs."""
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a person said of a queue. `concurrency` None means without limit."""
+
+    weight: int
+    concurrency: int | None
+
+
+def _due_lanes(
+    connection: Connection, who: Claimant, *, canary: bool
+) -> tuple[dict[str, list[Lane]], dict[str, _Rule]]:
+    """Return the lanes whose first job is due, by queue, in the order of their first jobs, and
+    what is said of their queues. Paused queues have none, nor has any behind a shut gate."""
     found: dict[str, list[Lane]] = {}
-    for row in connection.execute(
-        _lanes_due(connection.dialect.name, some=bool(who.queues)), _named(who)
-    ):
+    rules: dict[str, _Rule] = {}
+    asked = _open_lanes(connection.dialect.name, some=bool(who.queues), canary=canary)
+    for row in connection.execute(asked, _named(who)):
         found.setdefault(row.queue, []).append(Lane(row.queue, row.priority, row.since))
-    return found
+        if row.weight is not None:
+            rules[row.queue] = _Rule(row.weight, row.concurrency)
+    return found, rules
 
 
 def _named(who: Claimant) -> dict[str, Any]:
@@ -177,15 +188,32 @@ def _named(who: Claimant) -> dict[str, Any]:
 
 
 @cache
-def _lanes_due(dialect: str, *, some: bool) -> Select[Any]:
-    """The lanes whose first job is due, of all queues or of `some`."""
+def _lanes(dialect: str) -> Subquery:
+    """Each lane with the time of its first job."""
     types = {"queue": jobs.c.queue.type, "priority": jobs.c.priority.type, "since": UtcTime()}
     found = text(_LANES.format(claimable=is_claimable(dialect, "j")))
-    lanes = found.columns(**types).subquery()
-    statement = select(lanes).where(lanes.c.since <= db_now()).order_by(lanes.c.since)
+    return found.columns(**types).subquery("lane")
+
+
+def _has_due(lane: Subquery, *, some: bool) -> ColumnElement[bool]:
+    """The condition of a lane whose first job is due, of any queue or of `some`."""
+    due = lane.c.since <= db_now()
     if some:
-        return statement.where(lanes.c.queue.in_(bindparam("queues", expanding=True)))
-    return statement
+        return and_(due, lane.c.queue.in_(bindparam("queues", expanding=True)))
+    return due
+
+
+@cache
+def _open_lanes(dialect: str, *, some: bool, canary: bool) -> Select[Any]:
+    """The lanes whose first job is due and may be claimed, with what is said of their queues."""
+    lane = _lanes(dialect)
+    statement = (
+        select(lane, queues.c.weight, queues.c.concurrency)
+        .select_from(lane.outerjoin(queues, queues.c.name == lane.c.queue))
+        .where(_has_due(lane, some=some), queues.c.paused_at.is_(None))
+        .order_by(lane.c.since)
+    )
+    return statement if canary else statement.where(~_shut_gate().exists())
 
 
 def _first(
@@ -256,10 +284,6 @@ def _is_due(dialect: str) -> ColumnElement[bool]:
     )
 
 
-def _gate_closed(connection: Connection, who: Claimant) -> bool:
-    return connection.execute(_shut_gate(), _named(who)).first() is not None
-
-
 @cache
 def _shut_gate() -> Select[str]:
     return select(gates.c.api_origin).where(
@@ -267,28 +291,6 @@ def _shut_gate() -> Select[str]:
         gates.c.key_fingerprint == bindparam("key_fingerprint"),
         or_(gates.c.closed_at.is_not(None), gates.c.suspected_at.is_not(None)),
     )
-
-
-_RULES = select(queues).where(queues.c.name.in_(bindparam("names", expanding=True)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """What a person said of a queue. `concurrency` None means without limit."""
-
-    weight: int
-    concurrency: int | None
-
-
-def _rules(connection: Connection, lanes: dict[str, list[Lane]]) -> dict[str, _Rule]:
-    """Return what is said of the queues of `lanes`, and take the paused ones out of them."""
-    rules: dict[str, _Rule] = {}
-    for row in connection.execute(_RULES, {"names": list(lanes)}):
-        if row.paused_at is not None:
-            del lanes[row.name]
-        else:
-            rules[row.name] = _Rule(row.weight, row.concurrency)
-    return rules
 
 
 def _room(connection: Connection, rules: dict[str, _Rule]) -> dict[str, int]:
@@ -341,7 +343,8 @@ def waiting(connection: Connection, who: Claimant) -> Waiting:
 
 @cache
 def _what_waits(dialect: str, *, some: bool) -> Select[bool, bool, bool]:
-    due = _lanes_due(dialect, some=some).exists()
+    lane = _lanes(dialect)
+    due = select(lane.c.queue).where(_has_due(lane, some=some)).exists()
     return select(due, _anything_to_sweep(), _shut_gate().exists())
 
 
