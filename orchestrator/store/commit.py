@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
@@ -54,12 +54,18 @@ class Write(Generic[T]):
     verb: Callable[[Connection], T]
     urgent: bool
     order: int
-    settled: anyio.Event = field(default_factory=anyio.Event)
+    settled: asyncio.Future[None]
+    """Done once there is a result, an error, or the lead to take."""
     leads: bool = False
     abandoned: bool = False
     """Its caller was cancelled past every shield; the write still runs."""
     result: T | None = None
     error: BaseException | None = None
+
+    def wake(self) -> None:
+        """Let its caller look again; one that asyncio cancelled does not wait any more."""
+        if not self.settled.done():
+            self.settled.set_result(None)
 
 
 class RunBatch(Protocol):
@@ -91,7 +97,7 @@ class GroupCommit:
         what the database said when its transaction failed. The wait is bounded by the database's
         own timeouts.
         """
-        entry: Write[T] = Write(verb, urgent, order)
+        entry: Write[T] = Write(verb, urgent, order, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)  # type: ignore[arg-type] # results are checked by the caller
         with anyio.CancelScope(shield=True):
             entry.leads = not self._busy
@@ -106,7 +112,7 @@ class GroupCommit:
 
     async def _wait(self, entry: Write[T]) -> None:
         try:
-            await entry.settled.wait()
+            await entry.settled
         except asyncio.CancelledError:
             entry.abandoned = True
             if entry.leads:
@@ -139,7 +145,7 @@ class GroupCommit:
         successor = next(waiting, None)
         if successor is not None:
             successor.leads = True
-            successor.settled.set()
+            successor.wake()
         elif self._waiting:
             self._leading = asyncio.ensure_future(self._lead(self._waiting[-1]))
 
@@ -165,4 +171,4 @@ class GroupCommit:
             for entry in batch:
                 entry.error = error
         for entry in batch:
-            entry.settled.set()
+            entry.wake()

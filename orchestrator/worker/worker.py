@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
+from sqlalchemy import Connection
 
 from orchestrator.errors import StoreUnavailable
+from orchestrator.job import Job
 from orchestrator.store.engine import parse_url
 from orchestrator.store.verbs import claim, crew
 from orchestrator.store.verbs.claim import Order
@@ -233,11 +236,18 @@ class Worker:
         room = self._room() if self._heartbeat.may_act else 0
         if room <= 0:
             return 0
-        verb = partial(claim.claim, who=self._tools.who, limit=room, order=self._order)
-        claimed = await self._tools.write_alone(Act.CLAIM, verb)
+        claimed, self._order = await self._tools.write_alone(
+            Act.CLAIM, partial(self._claim_in_order, limit=room)
+        )
         for job in claimed:
             self.holdings.start(job)
         return len(claimed)
+
+    def _claim_in_order(self, connection: Connection, limit: int) -> tuple[list[Job], Order]:
+        """Claim, and return the order with the turns that were dealt: a transaction that is run
+        again deals as if for the first time."""
+        order = replace(self._order, turns=self._order.turns.copied())
+        return claim.claim(connection, self._tools.who, limit, order=order), order
 
     async def _nothing_to_do(self, duties: Duties) -> Ended | None:
         """Say why to stop, or None: with `once`, or after `max_jobs`, a worker ends by itself."""

@@ -56,6 +56,14 @@ def test_a_queue_that_had_no_jobs_saves_nothing_up() -> None:
     assert turns.deal({"a": 1, "b": 1}, 10, {}) == {"a": 5, "b": 5}
 
 
+def test_what_is_dealt_on_a_copy_is_not_remembered() -> None:
+    weights = {"a": 3, "b": 1, "c": 1}
+    turns, once = Turns(), Turns()
+    for _ in range(7):
+        turns.copied().deal(weights, 2, {})  # a transaction that was rolled back
+        assert turns.deal(weights, 2, {}) == once.deal(weights, 2, {})
+
+
 def test_higher_priority_comes_first_and_then_the_longer_wait() -> None:
     assert rank(1, later(0), 1800) < rank(0, later(0), 1800) < rank(0, later(1), 1800)
     assert rank(5, later(0), 0) < rank(4, later(-9999), 0) < rank(4, later(-9998), 0)

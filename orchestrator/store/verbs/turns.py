@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class Turns:
     """
 
     _credit: dict[str, float] = field(default_factory=dict)
+
+    def copied(self) -> Self:
+        """The same memory for a deal that may not stand: nothing dealt on it is remembered here."""
+        return type(self)(dict(self._credit))
 
     def deal(
         self, weights: Mapping[str, int], slots: int, room: Mapping[str, int]
