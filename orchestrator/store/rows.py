@@ -198,7 +198,7 @@ class ForEach:
     together: Change | None
 
     def run(self, connection: Connection, columns: Columns) -> int:
-        """Run it for all rows, and return how many rows of the table were hit."""
+        """Run it for all rows, of which there is one at least; return how many rows were hit."""
         if self.together is None:
             sql, arranged = _driver_sql(self, connection.dialect)
             rows = records("sqlite", self.kinds, columns)

@@ -91,6 +91,18 @@ def test_a_queues_limit_counts_live_jobs_of_all_workers(desk: Desk) -> None:
     assert [job.queue for job in desk.claim("w2")] == ["a"]
 
 
+def test_a_limit_holds_for_a_queue_whose_name_is_no_text(sqlite_desk: Desk) -> None:
+    """Any program may have written bytes into a SQLite file."""
+    desk = sqlite_desk
+    desk.enqueue_all(*[{"queue": "a"}] * 3, *[{"queue": "b"}] * 3)
+    for queue, limit in (("a", 1), ("b", 2)):
+        desk.write(people.limit_queue, queue, limit)
+    desk.sql("UPDATE jobs SET queue = CAST(x'ff' AS TEXT) WHERE queue = 'a'")
+    desk.sql("UPDATE queues SET name = CAST(x'ff' AS TEXT) WHERE name = 'a'")
+    assert sorted(job.queue for job in desk.claim("w1")) == ["b", "b", "\udcff"]
+    assert desk.claim("w2") == []
+
+
 def test_a_limited_queue_keeps_the_order_of_all(desk: Desk) -> None:
     done = desk.enqueue_all({"queue": "a"}, {}, {"queue": "a", "priority": 1}, {})
     a, b, c, _ = (job_id for job_id, _ in done)

@@ -23,6 +23,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
 )
 
 from orchestrator.job import Job
@@ -305,14 +306,14 @@ def _room(connection: Connection, rules: dict[str, _Rule]) -> dict[str, int]:
         return {}
     locked = (
         select(queues.c.name, queues.c.concurrency, queues.c.paused_at)
-        .where(queues.c.name.in_(limited))
+        .where(_one_of(queues.c.name, limited))
         .order_by(queues.c.name)
         .with_for_update()
     )
     rows = connection.execute(locked).all()
     counted = (
         select(jobs.c.queue, func.count())
-        .where(is_claimed(), jobs.c.queue.in_(limited))
+        .where(is_claimed(), _one_of(jobs.c.queue, limited))
         .group_by(jobs.c.queue)
     )
     live: dict[str, int] = {row[0]: row[1] for row in connection.execute(counted)}
@@ -321,6 +322,11 @@ def _room(connection: Connection, rules: dict[str, _Rule]) -> dict[str, int]:
         for row in rows
         if row.concurrency is not None
     }
+
+
+def _one_of(column: ColumnElement[str], names: Sequence[str]) -> ColumnElement[bool]:
+    """The condition of these queues; where a name is no text and cannot be asked for, of all."""
+    return true() if any(_bytes_of(name) for name in names) else column.in_(names)
 
 
 @dataclass(frozen=True, slots=True)
