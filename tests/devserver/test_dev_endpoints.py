@@ -199,7 +199,7 @@ async def test_other_routes_and_methods_answer_as_the_platform_does(client: Clie
 
 
 async def test_the_chat_grows_under_one_message_id(client: Client) -> None:
-    ids = await client.start("grow [steps=3 tool=search tool_time=0.15]")
+    ids = await client.start("grow [steps=3 tool=search tool_time=0.8]")
     seen: list[dict[str, Any]] = []
     while await client.status(ids) == "running":
         messages = (await client.chat(ids))["messages"]
