@@ -1,8 +1,8 @@
 """Statements that are run for each of many rows, with values of their own.
 
 PostgreSQL is told the rows as one parameter, a JSON text: one round trip and one plan for all of
-them. On SQLite there is no way to save, so the driver runs the statement over the rows; so it does
-on PostgreSQL with a row that is large, which a JSON text would hold once more.
+them. On SQLite there is no round trip to save, so the driver runs the statement over the rows. A
+row that is large is bound by itself on PostgreSQL too: a JSON text would hold it once more.
 """
 
 from __future__ import annotations
@@ -68,10 +68,8 @@ def records(dialect: str, kinds: Kinds, columns: Columns) -> list[Record]:
 
 def told(dialect: str, kinds: Kinds, columns: Columns) -> Iterator[dict[str, str]]:
     """The parameters of a statement that reads `listed` rows, for as many rows as it takes."""
-    written = _written(dialect, kinds, columns)
-    rows = list(zip(*written, strict=True))
-    for start, end in _portions(_sizes(kinds, written)):
-        yield _as_json(kinds, rows[start:end])
+    for portion in _cut(dialect, kinds, columns):
+        yield _as_json(kinds, portion.rows)
 
 
 def _as_json(kinds: Kinds, rows: Sequence[Record]) -> dict[str, str]:
@@ -119,15 +117,26 @@ def _sizes(kinds: Kinds, written: Columns) -> list[int]:
     return sizes
 
 
-def _portions(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Cut rows of these sizes into what one statement takes: the bounds of each portion."""
+@dataclass(frozen=True, slots=True)
+class _Portion:
+    """The rows from `start` on that one statement takes; one that is `large` is alone in it."""
+
+    start: int
+    rows: Sequence[Record]
+    large: bool
+
+
+def _cut(dialect: str, kinds: Kinds, columns: Columns) -> Iterator[_Portion]:
+    """Cut rows into portions."""
+    written = _written(dialect, kinds, columns)
+    rows = list(zip(*written, strict=True))
     start = chars = 0
-    for index, size in enumerate(sizes):
+    for index, size in enumerate(_sizes(kinds, written)):
         if index > start and (index - start == _PORTION or chars + size > _PORTION_CHARS):
-            yield start, index
+            yield _Portion(start, rows[start:index], large=chars > _PORTION_CHARS)
             start, chars = index, 0
         chars += size
-    yield start, len(sizes)
+    yield _Portion(start, rows[start:], large=chars > _PORTION_CHARS)
 
 
 # --- rows in SQL ------------------------------------------------------------------------------
@@ -204,16 +213,13 @@ class ForEach:
             rows = records("sqlite", self.kinds, columns)
             return connection.exec_driver_sql(sql, [arranged(row) for row in rows]).rowcount
         hit = 0
-        written = _written("postgresql", self.kinds, columns)
-        sizes = _sizes(self.kinds, written)
-        rows = list(zip(*written, strict=True))
-        for start, end in _portions(sizes):
-            if sizes[start] > _PORTION_CHARS:
-                one = parameters(self.kinds, (values[start] for values in columns))
+        for portion in _cut("postgresql", self.kinds, columns):
+            if portion.large:
+                one = parameters(self.kinds, (values[portion.start] for values in columns))
                 hit += connection.execute(self.alone, one).rowcount
             else:
-                portion = _as_json(self.kinds, rows[start:end])
-                hit += connection.execute(self.together, portion).rowcount
+                told_rows = _as_json(self.kinds, portion.rows)
+                hit += connection.execute(self.together, told_rows).rowcount
         return hit
 
 

@@ -161,7 +161,7 @@ async def test_provisioning_takes_its_time(client: Client) -> None:
 
 async def test_a_stream_is_cut_again_and_again_while_the_run_goes_on(client: Client) -> None:
     client.server.faults.add(Fault(kind=Kind.CUT, route="stream", after=0.05))
-    ids = await client.start("x [tokens=50 delay=0.01]")
+    ids = await client.start("x [tokens=150 delay=0.01]")
     ends = []
     while await client.status(ids) == "running":
         answer = await client.stream(ids)

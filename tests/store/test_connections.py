@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Connection, text
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.request import job_values
 from orchestrator.store.engine import parse_url, sync_engine
 from orchestrator.store.store import Store
@@ -48,3 +49,18 @@ async def test_a_connection_of_ones_own_keeps_its_bounds(postgres_url: str) -> N
         first = await store.read(bounds)
         assert first == ("1min", "30s", "on", "off")
         assert await store.write(bounds) == first
+
+
+async def test_a_look_without_a_transaction_leaves_the_next_write_one(postgres_url: str) -> None:
+    """On a connection of one's own a look is bounded by the session; what writes is all or none."""
+
+    def refused(connection: Connection) -> None:
+        enqueue_many(connection, [job_values({"prompt": "x"})])
+        raise OrchestratorError("refused after its first statement")
+
+    async with Store.open(parse_url(postgres_url), prepared=True) as store:
+        for write in (store.write, store.write_alone):
+            assert await store.read(look.count, look.Filter()) == 0
+            with pytest.raises(OrchestratorError, match="refused"):
+                await write(refused)
+        assert await store.read(look.count, look.Filter()) == 0
