@@ -43,6 +43,7 @@ EAGER = {"WORKER__POLL_INTERVAL": "0.2"}
 
 SCENARIOS: Mapping[str, Scenario] = {
     "stream": Scenario(),
+    "stream that lasts": Scenario(prompt='[text="The answer." delay=0.02 tail=4]'),
     "stream on trial": Scenario(mode="auto"),
     "stream that ends long before its run": Scenario(
         prompt='[text="The answer." tail=5]',
@@ -105,7 +106,7 @@ SCENARIO_OF: Mapping[Act, str] = {
     Act.GATE: "gate",
     Act.LEARN_CHAT: "broken",
     Act.OPEN_STREAM: "stream on trial",
-    Act.CHECKPOINT: "stream",
+    Act.CHECKPOINT: "stream that lasts",
     Act.CLOSE_STREAM: "stream that ends long before its run",
     Act.LEARN_LEAVING: "cut",
     Act.PROGRESS: "poll",
@@ -118,8 +119,8 @@ SCENARIO_OF: Mapping[Act, str] = {
     Act.POST: "stream",
     Act.BODY: "stream",
     Act.STATUS: "poll",
-    Act.STREAM: "stream",
-    Act.CHUNKS: "stream",
+    Act.STREAM: "stream that lasts",
+    Act.CHUNKS: "stream that lasts",
     Act.CHAT: "cancel",
     Act.FIND_CHAT: "broken",
     Act.COLLECT: "poll",
