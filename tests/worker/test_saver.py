@@ -36,7 +36,7 @@ async def test_many_streams_are_saved_by_few_writes(bench: Bench) -> None:
     job_ids = await bench.enqueue(*(f"{n} {HANGS}" for n in range(30)))
     writes: list[Point] = []
     bench.reach = lambda point: writes.append(point) if point == CHECKPOINT else None
-    settings = bench.settings(follow={"mode": "stream", "checkpoint_every": 2.0})
+    settings = bench.settings(follow={"mode": "stream", "checkpoint_every": 4.0})
     async with bench.dying(settings):
 
         async def all_saved() -> bool:

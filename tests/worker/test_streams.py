@@ -331,7 +331,7 @@ async def opened(bench: Bench) -> bool:
 
 async def test_watch_shows_the_text_as_it_grows(bench: Bench) -> None:
     async with bench.orchestrator() as orc, bench.working(bench.settings(**STREAM)):
-        handle = await orc.enqueue("[tokens=40 delay=0.05]")
+        handle = await orc.enqueue("[tokens=40 delay=0.12]")
         with anyio.fail_after(15):
             texts = [update.text async for update in handle.watch()]
         result = await handle.result()
