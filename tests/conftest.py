@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy import URL
 
 from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
 
 from . import postgres
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of cycles pass over the tests themselves, which live to the end."""
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def plain_tracebacks() -> None:
+    """Let a logged exception be shown as the program shows it.
+
+    By default its locals are laid out as well, which keeps an event loop busy for seconds.
+    """
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, plain])
 
 
 @pytest.fixture(scope="session")

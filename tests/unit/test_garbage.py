@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
+
+import pytest
 
 from orchestrator.recoup import MessageFold
 from orchestrator.worker.garbage import SELDOM, YOUNG, seldom_collected
 
 
+@pytest.fixture
+def nothing_frozen() -> Iterator[None]:
+    """Take back what the test run froze, for a while."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("nothing_frozen")
 def test_the_collector_is_left_as_it_was_found() -> None:
     before = gc.get_threshold(), gc.get_freeze_count()
     with seldom_collected():

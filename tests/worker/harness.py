@@ -35,7 +35,7 @@ T = TypeVar("T")
 BOUND_S = 20.0
 """How long a test waits for anything."""
 
-LOOK_S = 0.01
+LOOK_S = 0.02
 """How often a test looks whether what it waits for has come."""
 
 QUICK: Mapping[str, Mapping[str, Any]] = {
