@@ -105,7 +105,7 @@ class Duties:
         store = self._tools.store
         waiting = await store.read(claim.waiting, self._tools.who)
         if waiting.shut:
-            self._gate.shut = True  # that it is open, `tend_gate` sees: this look may be older
+            self._gate.saw_it_shut()  # that it is open, `tend_gate` sees: this look may be older
         if waiting.claim:
             self._on_due()
         if waiting.sweep:

@@ -5,6 +5,7 @@ Its row is shared by all workers of one origin and key; one of them probes at a 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -30,6 +31,9 @@ _REASONS = {
     TroubleKind.FOREIGN: Reason.WRONG_HOST,
 }
 
+_ENOUGH = {Signal.AMBIGUOUS: AMBIGUOUS_IN_A_ROW, Signal.UNREACHED: UNREACHED_IN_A_ROW}
+_NO_TROUBLE = frozenset({Signal.ACCEPTED, Signal.REFUSED, Signal.NEUTRAL})
+
 Canary = Callable[[], Awaitable[Signal | None]]
 """Submits one job past the closed gate; None if there was none to submit."""
 
@@ -42,32 +46,43 @@ class Gatekeeper:
 
     def __init__(self, *, tools: Tools) -> None:
         self._tools = tools
-        self._ambiguous = 0
-        self._unreached = 0
+        self._in_a_row = Counter[Signal]()
         self.shut = True
         """Whether the gate was shut when it was last seen; until then an accepted run opens it."""
+        self.cautious_since: float | None = None
+        """When an answer was lost or a connection failed, in boot time, until a run is accepted.
+
+        Meanwhile one submission at a time goes out, beside those on their way since before: an
+        outage that begins must not put more jobs in doubt than those."""
+        self._trouble_at = 0.0
+        """When trouble was last heard of: what was sent before proves nothing."""
         self._probe_wait = Backoff(first=PROBE_FIRST_S, most=PROBE_MOST_S, rand=tools.rand)
         self._payment_wait = Backoff(first=PAYMENT_FIRST_S, most=PAYMENT_MOST_S, rand=tools.rand)
-
-    @property
-    def cautious(self) -> bool:
-        """True after an answer that was lost or a connection that failed, until a run is accepted.
-
-        Then one submission at a time goes out: an outage that begins must not put more jobs in
-        doubt than were on their way.
-        """
-        return self._ambiguous > 0 or self._unreached > 0
 
     async def read(self) -> Gate:
         """Return the gate as it stands. Raises StoreUnavailable."""
         return await self._tools.store.read(verbs.read, self._tools.who)
 
-    async def heard(self, signal: Signal, detail: str | None) -> None:
-        """Take what an answer says about the API as a whole; `detail` is its sentence."""
+    def saw_it_shut(self) -> None:
+        """Take note that the gate is shut, by whomever."""
+        if not self.shut:
+            self._trouble_at = self._tools.clock.boottime()
+        self.shut = True
+
+    async def heard(self, signal: Signal, detail: str | None, *, began: float) -> None:
+        """Take what an answer says about the API as a whole; `detail` is its sentence.
+
+        `began` is when its request was about to be sent, in boot time. A run that was accepted
+        then says nothing of trouble that came up since.
+        """
         words = detail or "the API gave no reason"
+        if signal not in _NO_TROUBLE:
+            self._trouble_at = self._tools.clock.boottime()
         match signal:
             case Signal.ACCEPTED:
-                self._ambiguous = self._unreached = 0
+                if began < self._trouble_at:
+                    return
+                self._calm_down()
                 if self.shut:
                     await self._open("a run was accepted")
             case Signal.UNAUTHORIZED:
@@ -77,21 +92,16 @@ class Gatekeeper:
                 await self._close(Reason.PAYMENT_REQUIRED, words, self._payment_wait.seconds(1))
             case Signal.WRONG_HOST:
                 await self._close(Reason.WRONG_HOST, words, self._probe_wait.seconds(3))
-            case Signal.AMBIGUOUS:
-                self._ambiguous += 1
-                if self._ambiguous >= AMBIGUOUS_IN_A_ROW:
-                    await self._close(Reason.OUTAGE, words, self._probe_wait.seconds(3))
-            case Signal.UNREACHED:
-                self._unreached += 1
-                if self._unreached >= UNREACHED_IN_A_ROW:
-                    await self._close(Reason.OUTAGE, words, self._probe_wait.seconds(3))
+            case Signal.AMBIGUOUS | Signal.UNREACHED:
+                await self._count(signal, words)
             case Signal.REFUSED | Signal.NEUTRAL:
                 return
 
     async def heard_in_passing(self, trouble: Trouble) -> None:
         """Take a 401 of a call that follows a run; following goes on whatever the gate does."""
         try:
-            await self.heard(Signal.UNAUTHORIZED, trouble.error)
+            now = self._tools.clock.boottime()
+            await self.heard(Signal.UNAUTHORIZED, trouble.error, began=now)
         except StoreUnavailable as error:
             # The next 401 says the same.
             self._tools.log.warning("gate.unwritten", error=str(error))
@@ -102,8 +112,11 @@ class Gatekeeper:
         `at_start` probes at once: a worker is often restarted because something was mended.
         """
         gate = await self.read()
-        self.shut = not gate.open
-        if gate.open or gate.reason is Reason.OPERATOR or not room():
+        if gate.open:
+            self.shut = False
+            return
+        self.saw_it_shut()
+        if gate.reason is Reason.OPERATOR or not room():
             return
         for_s = self._tools.settings.submit.timeout + 60.0
         if not await self._write(partial(verbs.begin_probe, for_s=for_s, now=at_start)):
@@ -159,8 +172,20 @@ class Gatekeeper:
         if await self._write(partial(verbs.close, reason=reason, detail=detail, probe_s=probe_s)):
             self._tools.log.error("gate.closed", reason=reason.value, detail=detail)
 
+    async def _count(self, signal: Signal, words: str) -> None:
+        """Be cautious from the first of a kind on, and close the gate when its row is full."""
+        self._in_a_row[signal] += 1
+        if self.cautious_since is None:
+            self.cautious_since = self._trouble_at
+        if self._in_a_row[signal] >= _ENOUGH[signal]:
+            await self._close(Reason.OUTAGE, words, self._probe_wait.seconds(3))
+
+    def _calm_down(self) -> None:
+        self._in_a_row.clear()
+        self.cautious_since = None
+
     async def _open(self, why: str) -> None:
-        self._ambiguous = self._unreached = 0
+        self._calm_down()
         self.shut = False
         if await self._write(verbs.open_gate):
             self._tools.log.info("gate.opened", why=why)

@@ -51,7 +51,8 @@ class Holdings:
     ) -> None:
         self.tally = tally
         self.live: dict[int, Follower] = {}
-        self.submitting: set[int] = set()
+        self.submitting: dict[int, float] = {}
+        """When each submission under way began, in boot time, by its job's id."""
         self.draining = False
         self._tools = tools
         self._gate = gate
@@ -83,18 +84,18 @@ class Holdings:
 
     def _take(self, job: Job) -> None:
         self.tally.take(job)
-        self.submitting.add(job.id)
+        self.submitting[job.id] = self._tools.clock.boottime()
         self._pace.begin()
 
     async def _submit(self, job: Job) -> Signal:
         signal = Signal.NEUTRAL
         after: Job | None = None
         try:
-            after, signal = await self._submitter.submit(job)
+            after, signal = await self._submitter.submit(job, began=self.submitting[job.id])
         except Exception as error:  # noqa: BLE001 - one job's fault must not end the worker
             after = await self._fail(job, error)
         finally:
-            self.submitting.discard(job.id)
+            del self.submitting[job.id]
         if after is not None:
             self.tally.count(after)
             if after.state is State.RUNNING and after.worker_id == self._tools.who.worker_id:

@@ -41,8 +41,8 @@ class Submitter:
         self._gate = gate
         self._heartbeat = heartbeat
 
-    async def submit(self, job: Job) -> tuple[Job | None, Signal]:
-        """Submit a job that this worker has just claimed.
+    async def submit(self, job: Job, *, began: float) -> tuple[Job | None, Signal]:
+        """Submit a job that this worker has just claimed, at `began` in boot time.
 
         Returns the job as it then stands, or None if the lease was lost, with what the answer
         says about the API. Runs to its end even if the caller is cancelled: an answer that is
@@ -52,7 +52,7 @@ class Submitter:
         with anyio.CancelScope(shield=True):
             after, outcome = await self._submit(job)
             if outcome is not None:
-                await self._tell_gate(outcome)
+                await self._tell_gate(outcome, began)
         return after, outcome.signal if outcome is not None else Signal.NEUTRAL
 
     async def _submit(self, job: Job) -> tuple[Job | None, Outcome | None]:
@@ -71,9 +71,9 @@ class Submitter:
         outcome = await self._decide(job, answer)
         return await self._commit(sending.job, answer, outcome), outcome
 
-    async def _tell_gate(self, outcome: Outcome) -> None:
+    async def _tell_gate(self, outcome: Outcome, began: float) -> None:
         try:
-            await self._gate.heard(outcome.signal, outcome.error)
+            await self._gate.heard(outcome.signal, outcome.error, began=began)
         except StoreUnavailable as error:
             # The next answer says the same; the job itself is committed.
             self._tools.log.warning("gate.unwritten", error=str(error))

@@ -223,11 +223,13 @@ class Worker:
     def _room(self) -> int:
         """How many jobs may be claimed now."""
         settings, holdings = self._tools.settings, self.holdings
-        at_once = 1 if self._gate.cautious else settings.submit.concurrency
         room = min(
-            at_once - len(holdings.submitting),
+            settings.submit.concurrency - len(holdings.submitting),
             settings.worker.concurrency - len(holdings),
         )
+        if (since := self._gate.cautious_since) is not None:
+            began = holdings.submitting.values()
+            room = min(room, 1 - sum(at >= since for at in began))
         if self._max_jobs is not None:
             room = min(room, self._max_jobs - self.tally.taken)
         return self._pace.room(max(0, room))

@@ -107,6 +107,6 @@ async def test_an_outage_in_the_middle_fails_nothing(night: CrewNight) -> None:
         )
         os.kill(worker, signal.SIGTERM)
         assert await night.ended(worker) == 0
-    assert night.states().get("in_doubt", 0) <= 8
+    assert night.states().get("in_doubt", 0) <= 8 + 2, "those in flight, and two trials"
     assert "failed" not in night.states()
     assert max(night.posts()) == 1

@@ -182,8 +182,29 @@ async def test_an_outage_amid_many_jobs_fails_none(bench: Bench) -> None:
         await bench.until_gate(lambda row: row["closed_at"] is None)
         await bench.hurry()
         await all_at_rest(bench, job_ids)
-    await assert_all_completed(bench, job_ids, in_doubt=2 * IN_FLIGHT)
+    await assert_all_completed(bench, job_ids, in_doubt=IN_FLIGHT)
     assert all(bench.posts(prompt) == 1 for prompt in prompts)
+
+
+async def test_what_was_sent_before_an_outage_opens_no_gate(bench: Bench) -> None:
+    early, late = 'early [text="ok"]', [f"late {number}" for number in range(40)]
+    slow = Fault(kind=Kind.DELAY, route="start", when="after", prompt="early", delay=1.0)
+    bench.server.faults.add(slow)
+    bench.server.faults.add("proxy-502", route="start", prompt="late")
+    (early_id,) = await bench.enqueue(early)
+    async with bench.working():
+
+        async def arrived() -> bool:
+            return bench.posts(early) == 1
+
+        await eventually(arrived, lambda: "the early request")
+        await bench.enqueue(*late)
+        await bench.until_gate(lambda row: row["reason"] == "outage")
+        await bench.until_settled(early_id)
+        row = await bench.gate()
+        assert (row["reason"], row["generation"]) == ("outage", 1)
+        assert bench.all_posts() <= 1 + IN_FLIGHT + row["probes"]
+    await bench.assert_completed(early_id, "ok")
 
 
 async def test_live_runs_outlast_a_key_that_is_taken_away(bench: Bench) -> None:
