@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, event
+from tenacity import Retrying, retry_if_exception, stop_after_delay
+from tenacity.wait import wait_random
 
 from orchestrator.errors import ConfigError
 
@@ -46,6 +48,20 @@ def _decoded(stored: bytes) -> str:
     return stored.decode("utf-8", "surrogateescape")
 
 
+def _switching() -> Retrying:
+    """Wait as a statement would: that a file is locked, the switch to its log says at once."""
+    return Retrying(
+        retry=retry_if_exception(_is_locked),
+        wait=wait_random(0.005, 0.05),
+        stop=stop_after_delay(BUSY_TIMEOUT_S),
+        reraise=True,
+    )
+
+
+def _is_locked(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
 def prepare(engine: Engine, now: Now) -> None:
     """Register what each new connection and each transaction of `engine` needs.
 
@@ -62,13 +78,10 @@ def prepare(engine: Engine, now: Now) -> None:
         driver.text_factory = _decoded
         register_clock(dbapi_connection, now)
         cursor = dbapi_connection.cursor()
-        for pragma in (
-            f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
+        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+        _switching()(cursor.execute, "PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
     @event.listens_for(engine, "begin")

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from alembic import command
@@ -124,6 +125,21 @@ def test_callers_at_once_upgrade_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(migrations.upgrade, [url] * 4)) == [migrations.head()] * 4
     assert migrations.check(url)[0] is Schema.CURRENT
+
+
+def test_callers_that_open_a_fresh_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    at_once = Barrier(4)
+
+    def open_file(number: int) -> str:
+        engine = sync_engine(parse_url(f"sqlite:///{tmp_path}/{number}.db"))
+        at_once.wait(timeout=20)
+        with engine.connect() as connection:
+            mode: str = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+        return mode
+
+    with ThreadPoolExecutor(4) as pool:
+        numbers = [number for number in range(100) for _ in range(4)]
+        assert set(pool.map(open_file, numbers)) == {"wal"}
 
 
 def test_callers_at_once_upgrade_a_server_once(postgres_server: postgres.Server) -> None:
