@@ -132,9 +132,13 @@ async def _hear_notifications(url: URL, on_change: Callable[[], None]) -> None:
                 failures = 0
                 on_change()
                 while True:
-                    async for _ in connection.notifies(timeout=ALIVE_EVERY_S, stop_after=1):
+                    if [heard async for heard in connection.notifies(timeout=0)]:
                         on_change()
-                    await connection.execute("SELECT 1")
+                    # The driver's own wait would look ten times a second.
+                    with anyio.move_on_after(ALIVE_EVERY_S) as patience:
+                        await anyio.wait_readable(connection.fileno())
+                    if patience.cancelled_caught:
+                        await connection.execute("SELECT 1")
         except psycopg.Error as error:
             failures += 1
             _log.warning("store.not_listening", error=str(error).splitlines()[0], tries=failures)
