@@ -24,8 +24,8 @@ from orchestrator.request import job_values
 from orchestrator.states import State
 from orchestrator.store import migrations
 from orchestrator.store.engine import pooled_engine
-from orchestrator.store.verbs import attempt, claim, outcomes
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs import attempt, claim, outcomes, streams
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.store.verbs.enqueue import enqueue_many
 
 FEW, MANY = 4, 128
@@ -111,12 +111,12 @@ def _live(engine: Engine, rows: int) -> dict[str, _Taken]:
     live = run("ids", partial(outcomes.apply_each, applied=accepted))
     chunk = {"type": "text-delta", "id": "1", "delta": "some words of an answer "}
     savings = [
-        attempt.Saving(
-            job=job, segment=attempt.Segment(0, [chunk] * CHUNKS), followed_s=5.0, quiet_s=0.0
+        streams.Saving(
+            job=job, segment=streams.Segment(0, [chunk] * CHUNKS), followed_s=5.0, quiet_s=0.0
         )
         for job in live
     ]
-    taken["checkpoint"], _ = _timed(engine, partial(attempt.checkpoint_each, savings=savings))
+    taken["checkpoint"], _ = _timed(engine, partial(streams.checkpoint_each, savings=savings))
     ends = [
         outcomes.Applied(job=job, outcome=_completed(), by="w", kept=[_message()]) for job in live
     ]

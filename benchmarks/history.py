@@ -32,7 +32,8 @@ from benchmarks.common.results import add_save, save, table
 from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
 from orchestrator.store.store import Store
-from orchestrator.store.verbs.claim import Claimant, claim
+from orchestrator.store.verbs.claim import claim
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.store.verbs.crew import ensure_gate
 from orchestrator.store.verbs.enqueue import enqueue_many
 

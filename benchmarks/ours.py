@@ -37,7 +37,7 @@ from orchestrator.store import migrations, sqlite
 from orchestrator.store.engine import parse_url, sync_engine
 from orchestrator.store.store import Store
 from orchestrator.store.verbs import look
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.version import __version__
 from orchestrator.worker.garbage import seldom_collected
 from orchestrator.worker.process import identify

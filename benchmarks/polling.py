@@ -26,7 +26,7 @@ from benchmarks.common.results import add_save, save, table
 from benchmarks.polling_api import Api
 from orchestrator.config import load_settings
 from orchestrator.request import job_values
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.store.verbs.enqueue import enqueue_many
 from orchestrator.worker.tools import Tools
 from tests.simulation.database import EPOCH, Database, Reach, SimStore

@@ -8,7 +8,7 @@ from orchestrator.job import Job
 from orchestrator.message import answer_text
 from orchestrator.recoup import MessageFold
 from orchestrator.states import State
-from orchestrator.store.verbs import attempt
+from orchestrator.store.verbs import streams
 
 
 class PartialText:
@@ -25,7 +25,7 @@ class PartialText:
             return job.result_text or ""
         if job.attempt != self._attempt:
             self._attempt, self._fold, self._count = job.attempt, MessageFold(), 0
-        for segment in attempt.segments(connection, job.id, job.attempt, self._count):
+        for segment in streams.segments(connection, job.id, job.attempt, self._count):
             for chunk in segment.chunks:
                 self._fold.feed(chunk)
             self._count += len(segment.chunks)

@@ -22,7 +22,7 @@ from orchestrator.remote import client_for
 from orchestrator.store.engine import parse_url
 from orchestrator.store.store import Store
 from orchestrator.store.verbs import crew, gate
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.store.verbs.survey import worker_rows
 
 MOST_SKEW_S = 30.0

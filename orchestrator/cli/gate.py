@@ -22,7 +22,7 @@ from orchestrator.store.engine import parse_url
 from orchestrator.store.store import Store
 from orchestrator.store.verbs import crew, people
 from orchestrator.store.verbs import gate as gates
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 
 
 @click.group(cls=Group)

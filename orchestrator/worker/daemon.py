@@ -20,7 +20,7 @@ from orchestrator.states import State
 from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
 from orchestrator.store.store import Store
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.version import __version__
 from orchestrator.worker.garbage import seldom_collected
 from orchestrator.worker.notify import Notifier

@@ -9,7 +9,7 @@ import anyio
 
 from orchestrator.errors import StoreUnavailable
 from orchestrator.outcome import Signal
-from orchestrator.store.verbs import claim, crew, people
+from orchestrator.store.verbs import claim, crew, due, people
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.holdings import Holdings
 from orchestrator.worker.lease import Heartbeat
@@ -103,13 +103,13 @@ class Duties:
     async def look(self) -> None:
         """See what is due, and settle what needs no run: cancelled, expired, in doubt for long."""
         store = self._tools.store
-        waiting = await store.read(claim.waiting, self._tools.who)
+        waiting = await store.read(due.waiting, self._tools.who)
         if waiting.shut:
             self._gate.saw_it_shut()  # that it is open, `tend_gate` sees: this look may be older
         if waiting.claim:
             self._on_due()
         if waiting.sweep:
-            for verb in (people.sweep_cancelled, people.due_resubmits, claim.expire):
+            for verb in (people.sweep_cancelled, people.due_resubmits, due.expire):
                 for job in await self._tools.write(Act.SWEEP, verb):
                     self._holdings.tally.count(job)
                     self._tools.log.info("job.swept", job_id=job.id, state=job.state.value)

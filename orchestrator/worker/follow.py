@@ -18,7 +18,7 @@ from orchestrator.outcome import Outcome
 from orchestrator.recoup.answers import RunStatus
 from orchestrator.states import ErrorKind, State
 from orchestrator.store.commit import Joint
-from orchestrator.store.verbs import attempt, outcomes
+from orchestrator.store.verbs import attempt, outcomes, streams
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.store.verbs.outcomes import Applied
 from orchestrator.verdict import End, after_end
@@ -116,7 +116,7 @@ class Follower:
         self._scope.cancel()
 
     async def _leaving_is_safe(self) -> bool:
-        verb = partial(attempt.leaving, api_origin=self._tools.who.api_origin)
+        verb = partial(streams.leaving, api_origin=self._tools.who.api_origin)
         return await self._tools.read(verb, job_id=self.job.id) == "safe"
 
     # --- the job's life -----------------------------------------------------------------------

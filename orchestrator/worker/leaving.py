@@ -11,7 +11,7 @@ from functools import partial
 from orchestrator.errors import StoreUnavailable
 from orchestrator.job import Job
 from orchestrator.recoup.answers import RunStatus
-from orchestrator.store.verbs import attempt
+from orchestrator.store.verbs import streams
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.verdict import End
 from orchestrator.worker.points import Act
@@ -66,7 +66,7 @@ class Leaving:
 
     async def _learn(self, *, survived: bool) -> None:
         verb = partial(
-            attempt.learn_leaving,
+            streams.learn_leaving,
             grip=Grip.of(self._job),
             api_origin=self._tools.who.api_origin,
             survived=survived,

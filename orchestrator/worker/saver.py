@@ -8,8 +8,8 @@ from functools import partial
 from itertools import count, islice
 
 from orchestrator.errors import StoreUnavailable
-from orchestrator.store.verbs import attempt
-from orchestrator.store.verbs.attempt import Saving
+from orchestrator.store.verbs import streams
+from orchestrator.store.verbs.streams import Saving
 from orchestrator.worker.points import Act
 from orchestrator.worker.stream import StreamFollower
 from orchestrator.worker.tools import Tools
@@ -66,7 +66,7 @@ class Saver:
 
     async def _save_together(self, some: Mapping[StreamFollower, Saving]) -> bool:
         """Save these at once; False if that was refused, so that each must be tried alone."""
-        verb = partial(attempt.checkpoint_each, savings=tuple(some.values()))
+        verb = partial(streams.checkpoint_each, savings=tuple(some.values()))
         with ExitStack() as held:
             for stream in some:
                 stream.saving.acquire_nowait()

@@ -24,8 +24,8 @@ from orchestrator.recoup.answers import NoStream, Trouble, TroubleKind
 from orchestrator.recoup.resume import ResponseReader
 from orchestrator.recoup.stream import OpenStream
 from orchestrator.store.commit import Joint
-from orchestrator.store.verbs import attempt
-from orchestrator.store.verbs.attempt import Place, Saving, Segment
+from orchestrator.store.verbs import streams
+from orchestrator.store.verbs.streams import Place, Saving, Segment
 from orchestrator.worker.points import Act
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Backoff, retried
@@ -115,7 +115,7 @@ class StreamFollower:
 
     async def load(self) -> None:
         """Fold the saved chunks of an earlier follower, so that this one goes on behind them."""
-        verb = partial(attempt.segments, job_id=self.job.id, attempt=self.job.attempt)
+        verb = partial(streams.segments, job_id=self.job.id, attempt=self.job.attempt)
         saved = await self._tools.read(verb, job_id=self.job.id)
         for segment in saved:
             for chunk in segment.chunks:
@@ -268,12 +268,12 @@ class StreamFollower:
         """Take a place for the stream; return what stands against it, or None."""
         follow = self._tools.settings.follow
         asks = follow.mode == "auto"
-        verb: Callable[[Connection], Place] = Joint(attempt.open_each, self.job)
+        verb: Callable[[Connection], Place] = Joint(streams.open_each, self.job)
         if self._placed and not (asks and self._opened_once):
             return None
         if asks:
             verb = partial(
-                attempt.open_if_safe,
+                streams.open_if_safe,
                 job=self.job,
                 api_origin=self._tools.who.api_origin,
                 trials=follow.trial_streams,
@@ -293,7 +293,7 @@ class StreamFollower:
         """Write down that no stream of the run is open any more. Raises LeaseLost."""
         if not self._placed:
             return
-        verb = Joint(attempt.close_each, attempt.Closing(job=self.job, left=self.left))
+        verb = Joint(streams.close_each, streams.Closing(job=self.job, left=self.left))
         try:
             await self._tools.write(Act.CLOSE_STREAM, verb, job_id=self.job.id)
         except StoreUnavailable as error:
@@ -310,7 +310,7 @@ class StreamFollower:
             saving = self.unsaved()
             if saving is None:
                 return
-            verb = Joint(attempt.checkpoint_each, saving)
+            verb = Joint(streams.checkpoint_each, saving)
             try:
                 await self._tools.write(Act.CHECKPOINT, verb, job_id=self.job.id)
             except StoreUnavailable as error:

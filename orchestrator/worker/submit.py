@@ -17,10 +17,11 @@ from orchestrator.recoup.answers import Answered, Generated, NotSent, Submission
 from orchestrator.request import request_body
 from orchestrator.states import Endpoint, State
 from orchestrator.store.commit import Joint
-from orchestrator.store.verbs import attempt, outcomes
-from orchestrator.store.verbs.attempt import Accepted, Marking
+from orchestrator.store.verbs import attempt, outcomes, streams
+from orchestrator.store.verbs.attempt import Marking
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.store.verbs.outcomes import Applied
+from orchestrator.store.verbs.streams import Accepted
 from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.points import Act
@@ -143,7 +144,7 @@ class Submitter:
             if self._is_streamed(outcome):
                 mode, origin = self._tools.settings.follow.mode, self._tools.who.api_origin
                 safe_at = origin if mode == "auto" else None
-                return Joint(attempt.accept_each, Accepted(applied=applied, if_safe_at=safe_at))
+                return Joint(streams.accept_each, Accepted(applied=applied, if_safe_at=safe_at))
             return Joint(outcomes.apply_each, applied)
         backoff_s = self._tools.submit_wait.seconds(job.deferrals + 1, outcome.retry_after)
         return partial(

@@ -20,7 +20,7 @@ from orchestrator.errors import StoreUnavailable
 from orchestrator.recoup.client import RecoupClient
 from orchestrator.states import OnInDoubt
 from orchestrator.store.store import Store
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.worker.points import Act, Reach, pass_by, passing
 from orchestrator.worker.waits import Backoff, Random
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from orchestrator.errors import StoreUnavailable
 from orchestrator.job import Job
 from orchestrator.store.engine import parse_url
-from orchestrator.store.verbs import claim, crew
+from orchestrator.store.verbs import claim, crew, due
 from orchestrator.store.verbs.claim import Order
 from orchestrator.store.verbs.crew import Identity
 from orchestrator.worker.duties import Duties
@@ -260,7 +260,7 @@ class Worker:
         if not self._once:
             return None
         names = self._tools.settings.worker.queues
-        if await self._tools.store.read(claim.count_due, names) == 0:
+        if await self._tools.store.read(due.count_due, names) == 0:
             await self.holdings.check()
             await duties.adopt()  # what was given back meanwhile is still to be followed
             return None if len(self.holdings) else Ended.NOTHING_DUE

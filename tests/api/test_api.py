@@ -27,8 +27,8 @@ from orchestrator import (
 from orchestrator.job import Message
 from orchestrator.store.engine import parse_url, sync_engine
 from orchestrator.store.verbs import outcomes, people
-from orchestrator.store.verbs.attempt import Segment
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.streams import Segment
 
 from ..store.desk import DONE, FAILED, Desk
 

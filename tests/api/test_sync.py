@@ -32,8 +32,8 @@ from orchestrator.recoup.client import RecoupClient
 from orchestrator.remote import client_for
 from orchestrator.store.engine import parse_url, sync_engine
 from orchestrator.store.verbs import outcomes, people
-from orchestrator.store.verbs.attempt import Segment
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.streams import Segment
 from orchestrator.testing import DevServer
 
 from ..store.desk import DONE, Desk

@@ -15,7 +15,7 @@ from orchestrator.config import Settings, load_settings
 from orchestrator.recoup.transport import tls_context
 from orchestrator.request import job_values
 from orchestrator.store.verbs import people
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.store.verbs.enqueue import enqueue_many
 from orchestrator.worker.tools import Tools
 

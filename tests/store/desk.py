@@ -16,12 +16,13 @@ from orchestrator.request import job_values
 from orchestrator.states import ErrorKind, OnInDoubt, State
 from orchestrator.store import sqlite
 from orchestrator.store.schema import jobs
-from orchestrator.store.verbs import attempt, claim, crew, look, outcomes, people
-from orchestrator.store.verbs.attempt import Closing, Marking, Place, Saving, Segment
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs import attempt, claim, crew, look, outcomes, people, streams
+from orchestrator.store.verbs.attempt import Marking
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.store.verbs.crew import Identity
 from orchestrator.store.verbs.enqueue import OnConflict, enqueue_many
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.streams import Closing, Place, Saving, Segment
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -139,19 +140,19 @@ class Desk:
         self, job: Job, segment: Segment, *, followed_s: float = 0.0, quiet_s: float = 0.0
     ) -> Job:
         saving = Saving(job=job, segment=segment, followed_s=followed_s, quiet_s=quiet_s)
-        self.write(attempt.checkpoint_each, [saving])
+        self.write(streams.checkpoint_each, [saving])
         return self.get(job.id)
 
     def open_stream(self, job: Job) -> Place:
-        return self.write(attempt.open_each, [job])[0]
+        return self.write(streams.open_each, [job])[0]
 
     def try_stream(self, job: Job, *, trials: int) -> bool:
         """Whether a stream of the job may be opened while leaving one is on trial."""
-        place = self.write(attempt.open_if_safe, job, api_origin=ORIGIN, trials=trials)
+        place = self.write(streams.open_if_safe, job, api_origin=ORIGIN, trials=trials)
         return place is Place.TAKEN
 
     def close_stream(self, job: Job, *, left: bool = False) -> Job:
-        self.write(attempt.close_each, [Closing(job=job, left=left)])
+        self.write(streams.close_each, [Closing(job=job, left=left)])
         return self.get(job.id)
 
     def apply(self, job: Job, outcome: Outcome, **options: Any) -> Job:

@@ -10,9 +10,9 @@ from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import ErrorKind, OnInDoubt, State
 from orchestrator.store.schema import ATTEMPT_COLUMNS
-from orchestrator.store.verbs import attempt, guarded, look, outcomes, people
-from orchestrator.store.verbs.attempt import Segment
+from orchestrator.store.verbs import attempt, guarded, look, outcomes, people, streams
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.streams import Segment
 
 from .desk import DONE, DOUBT, FAILED, Desk, accepted
 
@@ -217,8 +217,8 @@ def test_settling_drops_the_checkpoints_of_the_attempt(desk: Desk) -> None:
     for one in (job, other):
         desk.checkpoint(one, Segment(0, ["a"]), followed_s=1.0, quiet_s=0.0)
     settle(desk, job)
-    assert desk.read(attempt.segments, job.id, 1) == []
-    assert desk.read(attempt.segments, other.id, 1) == [Segment(0, ["a"])]
+    assert desk.read(streams.segments, job.id, 1) == []
+    assert desk.read(streams.segments, other.id, 1) == [Segment(0, ["a"])]
 
 
 def test_a_late_writers_messages_roll_back(desk: Desk) -> None:

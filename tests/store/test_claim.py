@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.errors import LeaseLost
 from orchestrator.states import ErrorKind, State
-from orchestrator.store.verbs import claim, gate, outcomes, people
+from orchestrator.store.verbs import claim, due, gate, outcomes, people
 from orchestrator.store.verbs.gate import Reason
 from orchestrator.store.verbs.guarded import Grip
 
@@ -214,18 +214,18 @@ def test_one_worker_probes_at_a_time(desk: Desk) -> None:
 
 def test_an_expired_job_is_failed_and_never_claimed(desk: Desk) -> None:
     job = desk.enqueue(expires_at="2999-01-31T08:00:00Z")
-    assert desk.write(claim.expire) == []
+    assert desk.write(due.expire) == []
     desk.age(job.id, expires_at=1000 * 366 * 86_400)
     assert desk.claim() == []
-    assert desk.read(claim.waiting, who()).sweep
-    (expired,) = desk.write(claim.expire)
+    assert desk.read(due.waiting, who()).sweep
+    (expired,) = desk.write(due.expire)
     assert (expired.id, expired.state, expired.error_kind) == (
         job.id,
         State.FAILED,
         ErrorKind.EXPIRED,
     )
     assert expired.finished_at is not None
-    assert not desk.read(claim.waiting, who()).sweep
+    assert not desk.read(due.waiting, who()).sweep
 
 
 def test_once_waits_for_back_offs_and_not_for_wishes(desk: Desk) -> None:
@@ -237,14 +237,14 @@ def test_once_waits_for_back_offs_and_not_for_wishes(desk: Desk) -> None:
     desk.enqueue(queue="limited to none")
     desk.write(people.limit_queue, "limited to none", 0)
     desk.enqueue(queue="other")
-    assert desk.read(claim.count_due) == 2
-    assert desk.read(claim.count_due, ["default"]) == 1
-    assert desk.read(claim.count_due, ["paused"]) == 0
+    assert desk.read(due.count_due) == 2
+    assert desk.read(due.count_due, ["default"]) == 1
+    assert desk.read(due.count_due, ["paused"]) == 0
 
 
 def test_once_waits_for_a_resubmission_and_not_for_a_person(desk: Desk) -> None:
     held = desk.doubtful()
-    assert desk.read(claim.count_due) == 0
+    assert desk.read(due.count_due) == 0
     desk.sql("UPDATE jobs SET resubmit_at = available_at WHERE id = :id", id=held.id)
-    assert desk.read(claim.count_due) == 1
+    assert desk.read(due.count_due) == 1
     assert desk.claim(queues=who().queues) == []

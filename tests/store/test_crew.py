@@ -7,9 +7,9 @@ from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
 from orchestrator.outcome import Outcome
 from orchestrator.states import SETTLED, ErrorKind, State
-from orchestrator.store.verbs import attempt, crew, guarded, people
-from orchestrator.store.verbs.attempt import Segment
+from orchestrator.store.verbs import crew, guarded, people, streams
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.streams import Segment
 
 from .desk import HOLD, KEY, ORIGIN, Desk, who
 
@@ -197,7 +197,7 @@ def test_a_job_at_which_we_failed_is_settled(desk: Desk) -> None:
     )
     assert (mended.state, mended.error_kind) == (State.FAILED, ErrorKind.INTERNAL)
     assert "boom" in (mended.error or "")
-    assert desk.read(attempt.segments, job.id, 1) == []
+    assert desk.read(streams.segments, job.id, 1) == []
 
 
 def test_a_gates_row_is_made_once(desk: Desk) -> None:

@@ -16,11 +16,12 @@ from orchestrator.store.commit import Joint
 from orchestrator.store.engine import parse_url
 from orchestrator.store.stamp import clock
 from orchestrator.store.store import Store
-from orchestrator.store.verbs import attempt, guarded, look, outcomes
-from orchestrator.store.verbs.attempt import Closing, Marking, Saving, Seen, Segment
+from orchestrator.store.verbs import attempt, guarded, look, outcomes, streams
+from orchestrator.store.verbs.attempt import Marking, Seen
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.store.verbs.jointly import Change, write_each
 from orchestrator.store.verbs.outcomes import Applied
+from orchestrator.store.verbs.streams import Closing, Saving, Segment
 
 from .desk import DONE, FAILED, Desk, accepted
 
@@ -84,7 +85,7 @@ def test_outcomes_are_each_jobs_own_whatever_their_columns(desk: Desk) -> None:
     assert (done[2].error_kind, done[3].cost_usd) == (ErrorKind.RUN_FAILED, 0.1 + 0.2)
     kept = [[row.text for row in desk.read(look.messages_of, job.id)] for job in ended]
     assert kept == [["one"], [], ["three"]]
-    assert all(desk.read(attempt.segments, job.id, 1) == [] for job in ended)
+    assert all(desk.read(streams.segments, job.id, 1) == [] for job in ended)
 
 
 def test_clocks_places_and_chunks_are_each_jobs_own(desk: Desk) -> None:
@@ -96,16 +97,16 @@ def test_clocks_places_and_chunks_are_each_jobs_own(desk: Desk) -> None:
     desk.write(attempt.progress_each, seen)
     assert [desk.get(job.id).followed_s for job in (one, two)] == [1.0, 2.0]
     assert (desk.get(one.id).run_status, desk.get(two.id).run_status) == ("running", None)
-    desk.write(attempt.open_each, [one, two])
-    desk.write(attempt.close_each, [Closing(job=one, left=True), Closing(job=two, left=False)])
+    desk.write(streams.open_each, [one, two])
+    desk.write(streams.close_each, [Closing(job=one, left=True), Closing(job=two, left=False)])
     closed = [desk.get(job.id) for job in (one, two)]
     assert [job.stream_left_at is not None for job in closed] == [True, False]
     savings = [
         Saving(job=job, segment=Segment(0, [job.id]), followed_s=3.0, quiet_s=0.0)
         for job in (one, two)
     ]
-    desk.write(attempt.checkpoint_each, savings)
-    assert desk.read(attempt.segments, two.id, 1) == [Segment(0, [two.id])]
+    desk.write(streams.checkpoint_each, savings)
+    assert desk.read(streams.segments, two.id, 1) == [Segment(0, [two.id])]
 
 
 def test_what_goes_back_to_the_queue_is_no_joint_matter(desk: Desk) -> None:

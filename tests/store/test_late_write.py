@@ -13,9 +13,10 @@ import pytest
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job, Message
 from orchestrator.store.verbs import attempt, outcomes
-from orchestrator.store.verbs.attempt import Seen, Segment
+from orchestrator.store.verbs.attempt import Seen
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.store.verbs.outcomes import Applied
+from orchestrator.store.verbs.streams import Segment
 
 from .desk import DONE, DOUBT, FAILED, Desk, accepted
 

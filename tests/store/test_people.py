@@ -10,7 +10,7 @@ from orchestrator.job import Job, Message
 from orchestrator.outcome import Outcome
 from orchestrator.states import ErrorKind, OnInDoubt, State
 from orchestrator.store.schema import ATTEMPT_COLUMNS
-from orchestrator.store.verbs import claim, guarded, look, outcomes, people
+from orchestrator.store.verbs import due, guarded, look, outcomes, people
 from orchestrator.store.verbs.guarded import Grip
 
 from .desk import DONE, DOUBT, FAILED, Desk, accepted
@@ -118,7 +118,7 @@ def test_a_job_that_was_never_sent_leaves_no_attempt(desk: Desk) -> None:
 def test_a_retried_job_does_not_expire_again(desk: Desk) -> None:
     expired = desk.enqueue(expires_at="2999-01-31T08:00:00Z")
     desk.age(expired.id, expires_at=1000 * 366 * 86_400)
-    desk.write(claim.expire)
+    desk.write(due.expire)
     assert desk.write(people.retry, expired.id).expires_at is None
     assert [taken.id for taken in desk.claim()] == [expired.id]
     other = desk.failed(expires_at="2999-01-31T08:00:00Z")

@@ -21,9 +21,10 @@ from benchmarks.common.history import fill
 from orchestrator.job import Job, Message
 from orchestrator.store.engine import parse_url
 from orchestrator.store.schema import metadata
-from orchestrator.store.verbs import attempt, claim, crew, enqueue, outcomes, people
-from orchestrator.store.verbs.attempt import Marking, Saving, Seen, Segment
+from orchestrator.store.verbs import attempt, claim, crew, due, enqueue, outcomes, people, streams
+from orchestrator.store.verbs.attempt import Marking, Seen
 from orchestrator.store.verbs.outcomes import Applied
+from orchestrator.store.verbs.streams import Saving, Segment
 from tests import postgres
 
 from .conftest import open_desk
@@ -134,7 +135,7 @@ def _followed(connection: Connection) -> None:
         [Seen(job=job, run_status="running", followed_s=1, quiet_s=0) for job in running],
     )
     segment = Segment(0, [{"type": "start"}])
-    attempt.checkpoint_each(
+    streams.checkpoint_each(
         connection, [Saving(job=job, segment=segment, followed_s=1, quiet_s=0) for job in running]
     )
 
@@ -148,7 +149,7 @@ def _settled(connection: Connection) -> None:
 
 def _on_trial(connection: Connection) -> None:
     job = _running(connection)[0]
-    attempt.open_if_safe(connection, job, api_origin=job.api_origin or "", trials=FILLED)
+    streams.open_if_safe(connection, job, api_origin=job.api_origin or "", trials=FILLED)
 
 
 def _looked_up(connection: Connection) -> None:
@@ -173,11 +174,11 @@ HOT: dict[str, tuple[Callable[[Connection], object], set[str]]] = {
     "held by": (partial(crew.held_by, worker_id="w1"), {"jobs_held"}),
     "cancellations": (partial(crew.cancellations, worker_id="w1"), {"jobs_held"}),
     "look for what waits": (
-        partial(claim.waiting, who=who()),
+        partial(due.waiting, who=who()),
         _DOUBT | {"jobs_claim", "jobs_expiry", "jobs_called_off"},
     ),
     "sweep cancelled": (people.sweep_cancelled, _DOUBT | {"jobs_called_off"}),
-    "expire": (claim.expire, {"jobs_expiry"}),
+    "expire": (due.expire, {"jobs_expiry"}),
     "due resubmits": (people.due_resubmits, _DOUBT),
 }
 """Each act, and the indexes by which it may find rows."""
@@ -232,9 +233,7 @@ def test_a_worker_goes_by_the_index_whatever_the_statistics_say(surprised: Desk,
                 assert step.table != "jobs" or above not in ("Sort", "Aggregate"), each.statement
 
 
-@pytest.mark.parametrize(
-    "act", [crew.abandoned, claim.count_due], ids=lambda act: str(act.__name__)
-)
+@pytest.mark.parametrize("act", [crew.abandoned, due.count_due], ids=lambda act: str(act.__name__))
 def test_what_asks_for_all_jobs_at_work_leaves_the_settled_alone(
     large: Desk, act: Callable[[Connection], object]
 ) -> None:

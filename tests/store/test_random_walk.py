@@ -30,12 +30,13 @@ from orchestrator.request import job_values
 from orchestrator.states import CLAIMED, ErrorKind, OnInDoubt, State
 from orchestrator.store import sqlite
 from orchestrator.store.schema import jobs
-from orchestrator.store.verbs import attempt, claim, crew, look, outcomes, people
-from orchestrator.store.verbs.attempt import Marking, Saving, Segment
+from orchestrator.store.verbs import attempt, claim, crew, due, look, outcomes, people, streams
+from orchestrator.store.verbs.attempt import Marking
 from orchestrator.store.verbs.crew import Identity, Peer
 from orchestrator.store.verbs.enqueue import enqueue_many
 from orchestrator.store.verbs.guarded import Grip
 from orchestrator.store.verbs.outcomes import Applied
+from orchestrator.store.verbs.streams import Saving, Segment
 
 from . import promises
 from .desk import DONE, FAILED, Desk, accepted, who
@@ -86,7 +87,7 @@ def apply(
 
 def checkpoint(connection: Connection, seen: Job, segment: Segment) -> Job:
     saving = Saving(job=seen, segment=segment, followed_s=1.0, quiet_s=0.0)
-    attempt.checkpoint_each(connection, [saving])
+    streams.checkpoint_each(connection, [saving])
     return look.load(connection, seen.id)
 
 
@@ -289,7 +290,7 @@ class Walk(RuleBasedStateMachine):
             self.by_holder(seen, lambda c: apply(c, seen, outcome, KEPT))
 
     def checkpoint(self, seen: Job) -> None:
-        saved = attempt.segments(self.connection, seen.id, seen.attempt)
+        saved = streams.segments(self.connection, seen.id, seen.attempt)
         first = sum(len(segment.chunks) for segment in saved)
         segment = Segment(first, [{"n": first}])
         self.by_holder(
@@ -357,8 +358,8 @@ class Walk(RuleBasedStateMachine):
         self.clock.step(later_s)
         assert all(job.state is State.CANCELLED for job in self.do(people.sweep_cancelled))
         assert all(job.resubmits == 1 for job in self.do(people.due_resubmits))
-        assert all(job.error_kind is ErrorKind.EXPIRED for job in self.do(claim.expire))
-        assert not claim.waiting(self.connection, who()).sweep
+        assert all(job.error_kind is ErrorKind.EXPIRED for job in self.do(due.expire))
+        assert not due.waiting(self.connection, who()).sweep
 
     # --- what a person does -------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ import pytest
 from orchestrator.errors import LeaseLost
 from orchestrator.job import Job
 from orchestrator.store.schema import gates
-from orchestrator.store.verbs import attempt, crew, guarded, outcomes
-from orchestrator.store.verbs.attempt import SAFE_AFTER_BREAKS, Place, Segment
+from orchestrator.store.verbs import crew, guarded, outcomes, streams
 from orchestrator.store.verbs.guarded import Grip
+from orchestrator.store.verbs.streams import SAFE_AFTER_BREAKS, Place, Segment
 
 from .desk import DONE, ORIGIN, Desk, accepted
 
@@ -24,7 +24,7 @@ def test_checkpoints_come_back_in_order_and_whole(desk: Desk) -> None:
     nasty = {"type": "text-delta", "delta": "\x00\ud800\u2028"}
     checkpoint(desk, job, 0, {"n": 0}, nasty)
     checkpoint(desk, job, 2, {"n": 2})
-    assert desk.read(attempt.segments, job.id, 1) == [
+    assert desk.read(streams.segments, job.id, 1) == [
         Segment(0, [{"n": 0}, nasty]),
         Segment(2, [{"n": 2}]),
     ]
@@ -37,8 +37,8 @@ def test_what_lies_behind_a_gap_is_not_given(desk: Desk) -> None:
     checkpoint(desk, job, 0, "a")
     checkpoint(desk, job, 2, "c", "d")
     checkpoint(desk, job, 4, "e")
-    assert desk.read(attempt.segments, job.id, 1) == [Segment(0, ["a"])]
-    assert desk.read(attempt.segments, job.id, 1, 2) == [Segment(2, ["c", "d"]), Segment(4, ["e"])]
+    assert desk.read(streams.segments, job.id, 1) == [Segment(0, ["a"])]
+    assert desk.read(streams.segments, job.id, 1, 2) == [Segment(2, ["c", "d"]), Segment(4, ["e"])]
 
 
 def test_a_lost_lease_saves_no_chunk(desk: Desk) -> None:
@@ -46,7 +46,7 @@ def test_a_lost_lease_saves_no_chunk(desk: Desk) -> None:
     desk.write(guarded.write, Grip.of(job), {}, seize=True)
     with pytest.raises(LeaseLost):
         checkpoint(desk, job, 0, "late")
-    assert desk.read(attempt.segments, job.id, 1) == []
+    assert desk.read(streams.segments, job.id, 1) == []
 
 
 def test_a_checkpoint_repeated_after_an_unknown_commit_is_there_once(desk: Desk) -> None:
@@ -55,9 +55,9 @@ def test_a_checkpoint_repeated_after_an_unknown_commit_is_there_once(desk: Desk)
     checkpoint(desk, job, 0, "a")
     checkpoint(desk, job, 1, "b", "c")
     checkpoint(desk, job, 1, "b", "c")
-    assert desk.read(attempt.segments, job.id, 1) == [Segment(0, ["a"]), Segment(1, ["b", "c"])]
+    assert desk.read(streams.segments, job.id, 1) == [Segment(0, ["a"]), Segment(1, ["b", "c"])]
     checkpoint(desk, job, 1, "b", "c", "d")
-    assert desk.read(attempt.segments, job.id, 1) == [
+    assert desk.read(streams.segments, job.id, 1) == [
         Segment(0, ["a"]),
         Segment(1, ["b", "c", "d"]),
     ]
@@ -69,9 +69,9 @@ def test_a_checkpoint_leaves_other_attempts_and_jobs_alone(desk: Desk) -> None:
     checkpoint(desk, job, 0, "first attempt")
     desk.sql("UPDATE jobs SET attempt = 2 WHERE id = :id", id=job.id)
     checkpoint(desk, desk.get(job.id), 0, "second attempt")
-    assert desk.read(attempt.segments, job.id, 1) == [Segment(0, ["first attempt"])]
-    assert desk.read(attempt.segments, job.id, 2) == [Segment(0, ["second attempt"])]
-    assert desk.read(attempt.segments, other.id, 1) == [Segment(0, ["other"])]
+    assert desk.read(streams.segments, job.id, 1) == [Segment(0, ["first attempt"])]
+    assert desk.read(streams.segments, job.id, 2) == [Segment(0, ["second attempt"])]
+    assert desk.read(streams.segments, other.id, 1) == [Segment(0, ["other"])]
 
 
 # --- places -----------------------------------------------------------------------------------
@@ -120,8 +120,8 @@ def test_a_place_comes_with_the_ids_where_the_stream_is_opened_at_once(
     job = desk.sent()
     desk.write(lambda connection: connection.execute(gates.update().values(leaving=leaving)))
     applied = outcomes.Applied(job=job, outcome=accepted(1), by="w1")
-    accepting = attempt.Accepted(applied=applied, if_safe_at=if_safe_at)
-    (running,) = desk.write(attempt.accept_each, [accepting])
+    accepting = streams.Accepted(applied=applied, if_safe_at=if_safe_at)
+    (running,) = desk.write(streams.accept_each, [accepting])
     assert running == desk.get(job.id)
     assert (running.stream_opened_at is not None) == open_at_once
     assert desk.event_names(job.id)[-1] == "submit.accepted"
@@ -135,14 +135,14 @@ def leave(desk: Desk, *, survived: bool) -> str:
     desk.open_stream(job)
     desk.close_stream(job, left=True)
     assert desk.get(job.id).stream_left_at is not None
-    desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=survived, by="w1")
+    desk.write(streams.learn_leaving, Grip.of(job), ORIGIN, survived=survived, by="w1")
     assert desk.get(job.id).stream_left_at is None
-    return desk.read(attempt.leaving, ORIGIN)
+    return desk.read(streams.leaving, ORIGIN)
 
 
 def test_leaving_is_unknown_then_safe_after_enough_breaks(desk: Desk) -> None:
     desk.start()
-    assert desk.read(attempt.leaving, ORIGIN) == "unknown"
+    assert desk.read(streams.leaving, ORIGIN) == "unknown"
     learnt = [leave(desk, survived=True) for _ in range(SAFE_AFTER_BREAKS)]
     assert learnt == ["unknown"] * (SAFE_AFTER_BREAKS - 1) + ["safe"]
 
@@ -159,10 +159,10 @@ def test_a_break_counts_although_its_moment_could_not_be_written(desk: Desk) -> 
     desk.start()
     job = desk.running()
     assert (job.stream_opened_at, job.stream_left_at) == (None, None)
-    desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=True, by="w1")
+    desk.write(streams.learn_leaving, Grip.of(job), ORIGIN, survived=True, by="w1")
     assert desk.rows("SELECT breaks_survived AS n FROM gates") == [{"n": 1}]
-    desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=False, by="w1")
-    assert desk.read(attempt.leaving, ORIGIN) == "unsafe"
+    desk.write(streams.learn_leaving, Grip.of(job), ORIGIN, survived=False, by="w1")
+    assert desk.read(streams.leaving, ORIGIN) == "unsafe"
     learnt = [event.detail for event in desk.events(job.id)][-2:]
     assert learnt == [{"api_origin": ORIGIN, "run": run} for run in ("survived", "cancelled")]
 
@@ -172,8 +172,8 @@ def test_a_lost_lease_teaches_nothing_about_leaving(desk: Desk) -> None:
     job = desk.running()
     desk.write(guarded.write, Grip.of(job), {}, seize=True)
     with pytest.raises(LeaseLost):
-        desk.write(attempt.learn_leaving, Grip.of(job), ORIGIN, survived=False, by="w1")
-    assert desk.read(attempt.leaving, ORIGIN) == "unknown"
+        desk.write(streams.learn_leaving, Grip.of(job), ORIGIN, survived=False, by="w1")
+    assert desk.read(streams.leaving, ORIGIN) == "unknown"
     assert "stream.leaving_learnt" not in desk.event_names(job.id)
 
 
@@ -182,6 +182,6 @@ def test_what_is_learnt_holds_for_all_keys_of_an_origin(desk: Desk) -> None:
     desk.start("w2", key="k2")
     leave(desk, survived=False)
     assert desk.rows("SELECT DISTINCT leaving FROM gates") == [{"leaving": "unsafe"}]
-    assert desk.read(attempt.leaving, "https://elsewhere.example") == "unknown"
+    assert desk.read(streams.leaving, "https://elsewhere.example") == "unknown"
     desk.write(crew.ensure_gate, desk.start("w3", key="k3"))
-    assert desk.read(attempt.leaving, ORIGIN) == "unsafe"
+    assert desk.read(streams.leaving, ORIGIN) == "unsafe"

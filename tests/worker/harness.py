@@ -21,7 +21,7 @@ from orchestrator.remote import client_for
 from orchestrator.states import State
 from orchestrator.store.store import Store
 from orchestrator.store.verbs import look
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.testing import DevServer
 from orchestrator.version import __version__
 from orchestrator.worker.daemon import exit_code

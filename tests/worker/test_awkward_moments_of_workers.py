@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
 from orchestrator.errors import StoreUnavailable
-from orchestrator.store.verbs import attempt, people
+from orchestrator.store.verbs import people, streams
 from orchestrator.testing import Fault, Kind
 from orchestrator.worker import worker as workers
 from orchestrator.worker.worker import Worker
@@ -109,7 +109,7 @@ async def _away(*_args: object, **_options: object) -> None:
 async def test_a_checkpoint_whose_commit_is_unknown_is_saved_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    lose_answers(bench, monkeypatch, attempt.checkpoint_each, times)
+    lose_answers(bench, monkeypatch, streams.checkpoint_each, times)
     bench.server.faults.add("missing-step")  # the fold is what is compared
     (job_id,) = await bench.enqueue('[steps=5 tools=2 tool_time=0.4 text="Done."]')
     async with bench.working(bench.settings(**STREAM)):

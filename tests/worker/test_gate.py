@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from orchestrator.config import fingerprint
 from orchestrator.store.verbs import gate as gate_verbs
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.store.verbs.gate import Reason
 from orchestrator.testing import Fault, Kind
 from orchestrator.worker import gate, worker

@@ -17,7 +17,7 @@ from orchestrator.store.schema import gates, is_claimed, jobs, workers
 from orchestrator.store.types import db_now
 from orchestrator.store.upsert import insert_if_absent
 from orchestrator.store.verbs import outcomes
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.store.verbs.guarded import Grip, each_that_still_fits, held, write
 
 

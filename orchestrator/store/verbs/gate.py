@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
 
 from orchestrator.store.schema import gates, workers
 from orchestrator.store.types import db_now
-from orchestrator.store.verbs.claim import Claimant
+from orchestrator.store.verbs.claimant import Claimant
 
 
 class Reason(StrEnum):
