@@ -11,13 +11,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import structlog
 from sqlalchemy import URL, Connection, func, select
 
 from orchestrator.store import postgres, sqlite
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
 
 Listen: TypeAlias = "Callable[[Callable[[], None]], Awaitable[None]]"
 
@@ -127,20 +130,27 @@ async def _hear_notifications(url: URL, on_change: Callable[[], None]) -> None:
             connection = await psycopg.AsyncConnection.connect(
                 autocommit=True, **target, **postgres.connect_args(url)
             )
-            async with connection:
+            try:
                 await connection.execute(f"LISTEN {CHANNEL}")
                 failures = 0
                 on_change()
-                while True:
-                    if [heard async for heard in connection.notifies(timeout=0)]:
-                        on_change()
-                    # The driver's own wait would look ten times a second.
-                    with anyio.move_on_after(ALIVE_EVERY_S) as patience:
-                        await anyio.wait_readable(connection.fileno())
-                    if patience.cancelled_caught:
-                        await connection.execute("SELECT 1")
+                await _pass_on(connection, on_change)
+            finally:
+                await connection.close()  # its own block would wait for a rollback first
         except psycopg.Error as error:
             failures += 1
             _log.warning("store.not_listening", error=str(error).splitlines()[0], tries=failures)
         wait_s = min(RECONNECT_MOST_S, RECONNECT_FIRST_S * 2 ** min(failures, 10))
         await anyio.sleep(wait_s * (0.5 + 0.5 * random.random()))  # noqa: S311 - spreads reconnects
+
+
+async def _pass_on(connection: AsyncConnection, on_change: Callable[[], None]) -> None:
+    """Pass on what a connection hears, until it is lost or this is cancelled."""
+    while True:
+        if [heard async for heard in connection.notifies(timeout=0)]:
+            on_change()
+        # The driver's own wait would look ten times a second.
+        with anyio.move_on_after(ALIVE_EVERY_S) as patience:
+            await anyio.wait_readable(connection.fileno())
+        if patience.cancelled_caught:
+            await connection.execute("SELECT 1")
