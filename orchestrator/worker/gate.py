@@ -6,7 +6,7 @@ Its row is shared by all workers of one origin and key; one of them probes at a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from orchestrator.errors import StoreUnavailable
@@ -20,6 +20,10 @@ from orchestrator.worker.waits import Backoff
 
 AMBIGUOUS_IN_A_ROW = 3
 UNREACHED_IN_A_ROW = 5
+TRIAL_S = 30.0
+"""After this long without an answer, another trial goes out beside one: the synchronous endpoint
+answers after minutes."""
+
 LOOK_AGAIN_S = 3.0
 """A first 401 may be a fault of the server's database; the second look comes after this."""
 
@@ -32,8 +36,6 @@ _REASONS = {
 }
 
 _ENOUGH = {Signal.AMBIGUOUS: AMBIGUOUS_IN_A_ROW, Signal.UNREACHED: UNREACHED_IN_A_ROW}
-_NO_TROUBLE = frozenset({Signal.ACCEPTED, Signal.REFUSED, Signal.NEUTRAL})
-
 Canary = Callable[[], Awaitable[Signal | None]]
 """Submits one job past the closed gate; None if there was none to submit."""
 
@@ -52,16 +54,27 @@ class Gatekeeper:
         self.cautious_since: float | None = None
         """When an answer was lost or a connection failed, in boot time, until a run is accepted.
 
-        Meanwhile one submission at a time goes out, beside those on their way since before: an
-        outage that begins must not put more jobs in doubt than those."""
+        Meanwhile one trial at a time goes out, beside what was on its way before: an outage that
+        begins must not put more jobs in doubt than those."""
         self._trouble_at = 0.0
         """When trouble was last heard of: what was sent before proves nothing."""
+        self._generation: int | None = None
+        """Which closing or opening of the gate was last seen: another is not ours to undo."""
         self._probe_wait = Backoff(first=PROBE_FIRST_S, most=PROBE_MOST_S, rand=tools.rand)
         self._payment_wait = Backoff(first=PAYMENT_FIRST_S, most=PAYMENT_MOST_S, rand=tools.rand)
 
     async def read(self) -> Gate:
         """Return the gate as it stands. Raises StoreUnavailable."""
         return await self._tools.store.read(verbs.read, self._tools.who)
+
+    def allows(self, wanted: int, begun: Iterable[float]) -> int:
+        """How many of `wanted` submissions may begin, beside those that began at `begun`."""
+        since = self.cautious_since
+        if since is None:
+            return wanted
+        young = self._tools.clock.boottime() - TRIAL_S
+        trials = sum(at >= since and at > young for at in begun)
+        return max(0, min(wanted, 1 - trials))
 
     def saw_it_shut(self) -> None:
         """Take note that the gate is shut, by whomever."""
@@ -76,17 +89,16 @@ class Gatekeeper:
         then says nothing of trouble that came up since.
         """
         words = detail or "the API gave no reason"
-        if signal not in _NO_TROUBLE:
-            self._trouble_at = self._tools.clock.boottime()
         match signal:
             case Signal.ACCEPTED:
                 if began < self._trouble_at:
                     return
-                self._calm_down()
+                self._in_a_row.clear()
+                self.cautious_since = None
                 if self.shut:
                     await self._open("a run was accepted")
             case Signal.UNAUTHORIZED:
-                self.shut = True
+                self.saw_it_shut()
                 await self._write(partial(verbs.suspect, look_again_s=LOOK_AGAIN_S))
             case Signal.PAYMENT_REQUIRED:
                 await self._close(Reason.PAYMENT_REQUIRED, words, self._payment_wait.seconds(1))
@@ -112,7 +124,10 @@ class Gatekeeper:
         `at_start` probes at once: a worker is often restarted because something was mended.
         """
         gate = await self.read()
+        self._generation = gate.generation
         if gate.open:
+            if self.shut:
+                self._in_a_row.clear()
             self.shut = False
             return
         self.saw_it_shut()
@@ -147,7 +162,9 @@ class Gatekeeper:
     ) -> None:
         signal = await canary()
         if signal is Signal.ACCEPTED:
-            return  # heard() has opened the gate
+            if self.shut:  # trouble of before was heard of meanwhile; the canary flew after it
+                await self._open("a run was accepted")
+            return
         if opens_without and signal in (None, Signal.REFUSED):
             # There was no job to try, or the API refused it in its own words.
             await self._open("the API answers")
@@ -168,6 +185,7 @@ class Gatekeeper:
         await self._write(partial(verbs.end_probe, next_s=wait_s, detail=detail))
 
     async def _close(self, reason: Reason, detail: str, probe_s: float) -> None:
+        self._trouble_at = self._tools.clock.boottime()
         self.shut = True
         if await self._write(partial(verbs.close, reason=reason, detail=detail, probe_s=probe_s)):
             self._tools.log.error("gate.closed", reason=reason.value, detail=detail)
@@ -175,19 +193,17 @@ class Gatekeeper:
     async def _count(self, signal: Signal, words: str) -> None:
         """Be cautious from the first of a kind on, and close the gate when its row is full."""
         self._in_a_row[signal] += 1
+        self._trouble_at = self._tools.clock.boottime()
         if self.cautious_since is None:
             self.cautious_since = self._trouble_at
         if self._in_a_row[signal] >= _ENOUGH[signal]:
             await self._close(Reason.OUTAGE, words, self._probe_wait.seconds(3))
 
-    def _calm_down(self) -> None:
-        self._in_a_row.clear()
-        self.cautious_since = None
-
     async def _open(self, why: str) -> None:
-        self._calm_down()
+        """Open the gate; the caution goes on until a run is accepted."""
+        self._in_a_row.clear()
         self.shut = False
-        if await self._write(verbs.open_gate):
+        if await self._write(partial(verbs.open_gate, seen=self._generation)):
             self._tools.log.info("gate.opened", why=why)
 
     async def _write(self, verb: Callable[..., bool | None]) -> bool:

@@ -51,8 +51,9 @@ class Holdings:
     ) -> None:
         self.tally = tally
         self.live: dict[int, Follower] = {}
-        self.submitting: dict[int, float] = {}
-        """When each submission under way began, in boot time, by its job's id."""
+        self.submitting: dict[tuple[int, int], float] = {}
+        """When each submission under way began, in boot time, by its job's id and lease: a job may
+        come back to us while what we sent under an older lease still waits for its answer."""
         self.draining = False
         self._tools = tools
         self._gate = gate
@@ -68,34 +69,34 @@ class Holdings:
         return len(self.live) + len(self.submitting)
 
     def __contains__(self, job_id: int) -> bool:
-        return job_id in self.live or job_id in self.submitting
+        return job_id in self.live or any(job_id == held for held, _lease in self.submitting)
 
     # --- submit -------------------------------------------------------------------------------
 
     def start(self, job: Job) -> None:
         """Submit a job that was just claimed, in a task of its own."""
-        self._take(job)
-        self._tasks.start_soon(self._submit, job)
+        self._tasks.start_soon(self._submit, job, self._take(job))
 
     async def submit(self, job: Job) -> Signal:
         """Submit a job that was just claimed, and say what the answer told of the API."""
-        self._take(job)
-        return await self._submit(job)
+        return await self._submit(job, self._take(job))
 
-    def _take(self, job: Job) -> None:
+    def _take(self, job: Job) -> float:
+        began = self._tools.clock.boottime()
         self.tally.take(job)
-        self.submitting[job.id] = self._tools.clock.boottime()
+        self.submitting[job.id, job.lease] = began
         self._pace.begin()
+        return began
 
-    async def _submit(self, job: Job) -> Signal:
+    async def _submit(self, job: Job, began: float) -> Signal:
         signal = Signal.NEUTRAL
         after: Job | None = None
         try:
-            after, signal = await self._submitter.submit(job, began=self.submitting[job.id])
+            after, signal = await self._submitter.submit(job, began=began)
         except Exception as error:  # noqa: BLE001 - one job's fault must not end the worker
             after = await self._fail(job, error)
         finally:
-            del self.submitting[job.id]
+            del self.submitting[job.id, job.lease]
         if after is not None:
             self.tally.count(after)
             if after.state is State.RUNNING and after.worker_id == self._tools.who.worker_id:

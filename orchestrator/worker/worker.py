@@ -165,7 +165,7 @@ class Worker:
             heartbeat=heartbeat,
             rescuer=Rescuer(tools=tools, heartbeat=heartbeat, identity=self._identity),
             holdings=self._holdings,
-            room=self._room,
+            room=self._places,
             on_due=self._due_now,
         )
         for duty in (duties.tend_gate, duties.tend_jobs, duties.check_self):
@@ -222,14 +222,15 @@ class Worker:
 
     def _room(self) -> int:
         """How many jobs may be claimed now."""
+        return self._gate.allows(self._places(), self.holdings.submitting.values())
+
+    def _places(self) -> int:
+        """How many more jobs this worker may hold."""
         settings, holdings = self._tools.settings, self.holdings
         room = min(
             settings.submit.concurrency - len(holdings.submitting),
             settings.worker.concurrency - len(holdings),
         )
-        if (since := self._gate.cautious_since) is not None:
-            began = holdings.submitting.values()
-            room = min(room, 1 - sum(at >= since for at in began))
         if self._max_jobs is not None:
             room = min(room, self._max_jobs - self.tally.taken)
         return self._pace.room(max(0, room))

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
+from typing import cast
 
 import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from orchestrator.clock import SystemClock
 from orchestrator.config import fingerprint
+from orchestrator.outcome import Signal
 from orchestrator.store.verbs import gate as gate_verbs
 from orchestrator.store.verbs.claimant import Claimant
 from orchestrator.store.verbs.gate import Reason
 from orchestrator.testing import Fault, Kind
 from orchestrator.worker import gate, worker
+from orchestrator.worker.gate import Gatekeeper
+from orchestrator.worker.tools import Tools
 
 from .harness import Bench, eventually
 
@@ -200,6 +208,7 @@ async def test_what_was_sent_before_an_outage_opens_no_gate(bench: Bench) -> Non
         await eventually(arrived, lambda: "the early request")
         await bench.enqueue(*late)
         await bench.until_gate(lambda row: row["reason"] == "outage")
+        assert (await bench.job(early_id)).state == "submitting", "its answer is still to come"
         await bench.until_settled(early_id)
         row = await bench.gate()
         assert (row["reason"], row["generation"]) == ("outage", 1)
@@ -281,3 +290,109 @@ async def test_ambiguous_answers_with_a_202_between_them_close_nothing(bench: Be
     assert "gate.closed" not in [entry["event"] for entry in logs]
     await assert_all_completed(bench, job_ids, in_doubt=6)
     assert gate.AMBIGUOUS_IN_A_ROW == 3
+
+
+@asynccontextmanager
+async def keeping(bench: Bench) -> AsyncIterator[Gatekeeper]:
+    """The keeper of a worker that does not run; its gate has a row."""
+    async with bench.making() as idle:
+        await bench.execute(
+            "INSERT INTO gates (api_origin, key_fingerprint) VALUES (:origin, :key)",
+            origin=bench.server.url,
+            key=fingerprint(bench.server.key),
+        )
+        yield idle._gate
+
+
+def now() -> float:
+    return SystemClock().boottime()
+
+
+async def no_job() -> None:
+    """A canary that finds nothing to submit."""
+
+
+@pytest.mark.parametrize("trouble", [Signal.UNAUTHORIZED, Signal.AMBIGUOUS])
+async def test_a_gate_that_opens_without_a_run_leaves_the_caution(
+    bench: Bench, trouble: Signal
+) -> None:
+    async with keeping(bench) as keeper:
+        for signal in (Signal.AMBIGUOUS, trouble, trouble):
+            await keeper.heard(signal, None, began=now())
+        assert keeper.shut
+        await keeper.tend(no_job, lambda: True, at_start=True)
+        row = await bench.gate()
+        assert (row["closed_at"], row["suspected_at"], keeper.shut) == (None, None, False)
+        assert keeper.allows(8, []) == 1
+        await keeper.heard(Signal.ACCEPTED, None, began=now())
+        assert keeper.allows(8, []) == 8
+
+
+async def test_a_canary_opens_the_gate_whatever_was_heard_meanwhile(bench: Bench) -> None:
+    async with keeping(bench) as keeper:
+
+        async def canary() -> Signal:
+            began = now()
+            await keeper.heard(Signal.AMBIGUOUS, None, began=0.0)
+            await keeper.heard(Signal.ACCEPTED, None, began=began)
+            assert keeper.shut
+            return Signal.ACCEPTED
+
+        for _ in range(gate.AMBIGUOUS_IN_A_ROW):
+            await keeper.heard(Signal.AMBIGUOUS, None, began=now())
+        await keeper.tend(canary, lambda: True, at_start=True)
+        row = await bench.gate()
+        assert (row["closed_at"], keeper.shut, keeper.allows(8, [])) == (None, False, 1)
+
+
+async def test_who_closed_the_gate_anew_is_not_overruled(bench: Bench) -> None:
+    who = Claimant("another", bench.server.url, fingerprint(bench.server.key))
+    close = partial(gate_verbs.close, who=who, reason=Reason.OUTAGE, detail="", probe_s=60.0)
+    async with keeping(bench) as keeper:
+        await bench.store.write(close)
+        await keeper.tend(no_job, lambda: False)
+        sent = now()
+        await bench.store.write(partial(gate_verbs.open_gate, who=who))
+        await bench.store.write(close)
+        await keeper.heard(Signal.ACCEPTED, None, began=sent)
+        assert (await bench.gate())["closed_at"] is not None
+
+
+async def test_the_next_trial_goes_out_beside_one_that_takes_long() -> None:
+    at = 1000.0
+    clock = SimpleNamespace(boottime=lambda: at)
+    keeper = Gatekeeper(tools=cast(Tools, SimpleNamespace(clock=clock, rand=lambda: 0.5)))
+    assert keeper.allows(8, []) == 8
+    await keeper.heard(Signal.AMBIGUOUS, None, began=0.0)
+    earlier, trial = 990.0, 1001.0
+    assert keeper.allows(8, [earlier] * 7) == 1, "what was on its way before does not count"
+    assert keeper.allows(8, [earlier] * 7 + [trial]) == 0
+    at = trial + gate.TRIAL_S
+    assert keeper.allows(8, [earlier] * 7 + [trial]) == 1
+
+
+async def test_a_job_may_come_back_while_its_first_request_still_waits(bench: Bench) -> None:
+    bench.server.faults.add(Fault(kind=Kind.DELAY, route="start", when="after", delay=1.5, times=1))
+    (job_id,) = await bench.enqueue('[text="ok"]')
+    async with bench.working() as working:
+        await bench.until_state(job_id, "submitting")
+
+        async def under_way(number: int) -> bool:
+            return len(working.holdings.submitting) == number
+
+        await eventually(partial(under_way, 1), lambda: "the first request")
+        bench.server.faults.add(
+            Fault(kind=Kind.DELAY, route="start", when="after", delay=0.5, times=1)
+        )
+        await bench.execute(
+            "UPDATE jobs SET state = 'queued', lease = lease + 1, worker_id = NULL, sent_at = NULL"
+            " WHERE id = :id",
+            id=job_id,
+        )
+        await eventually(partial(under_way, 2), lambda: "the second request")
+        await bench.until_settled(job_id)
+        await eventually(partial(under_way, 0), lambda: "an answer to both")
+        (next_id,) = await bench.enqueue('next [text="ok"]')
+        await bench.until_settled(next_id)
+    assert (await bench.job(job_id)).state == "completed"
+    await bench.assert_completed(next_id, "ok")

@@ -121,14 +121,19 @@ def close(
     )
 
 
-def open_gate(connection: Connection, who: Claimant, *, by_person: bool = False) -> bool:
+def open_gate(
+    connection: Connection, who: Claimant, *, by_person: bool = False, seen: int | None = None
+) -> bool:
     """Open the gate; True if it was closed or suspected.
 
-    Only a person opens what an operator closed.
+    Only a person opens what an operator closed. With `seen`, a generation, a gate that was closed
+    anew since stays closed.
     """
     shut = or_(gates.c.closed_at.is_not(None), gates.c.suspected_at.is_not(None))
     if not by_person:
         shut = and_(shut, or_(gates.c.reason.is_(None), gates.c.reason != Reason.OPERATOR.value))
+    if seen is not None:
+        shut = and_(shut, gates.c.generation == seen)
     return _set(
         connection,
         who,
