@@ -380,7 +380,10 @@ async def test_a_job_may_come_back_while_its_first_request_still_waits(bench: Be
         async def under_way(number: int) -> bool:
             return len(working.holdings.submitting) == number
 
-        await eventually(partial(under_way, 1), lambda: "the first request")
+        async def arrived() -> bool:
+            return bench.all_posts() == 1
+
+        await eventually(arrived, lambda: "the first request")
         bench.server.faults.add(
             Fault(kind=Kind.DELAY, route="start", when="after", delay=0.5, times=1)
         )
