@@ -55,14 +55,20 @@ class Place:
 
 
 def _enqueue(number: int, connection: Connection) -> None:
-    enqueue_many(connection, [_row(each) for each in range(number)])
+    enqueue_many(connection, [_row(each, uuid4().hex) for each in range(number)])
 
 
-def _row(number: int) -> dict[str, Any]:
+def _enqueue_in_order(number: int, connection: Connection) -> None:
+    """With keys that go up, behind all those of before: they share pages of their index."""
+    at = time.time_ns()
+    enqueue_many(connection, [_row(each, f"up {at} {each:03}") for each in range(number)])
+
+
+def _row(number: int, key: str) -> dict[str, Any]:
     return {
         "prompt": prompt(number),
         "queue": _QUEUES[number % len(_QUEUES)],
-        "unique_key": uuid4().hex,
+        "unique_key": key,
         "batch": "of today",
     }
 
@@ -76,6 +82,7 @@ ACTS: dict[str, Callable[[Connection], None]] = {
     "enqueue 1": partial(_enqueue, 1),
     "claim 1": partial(_claim, 1),
     "enqueue 100": partial(_enqueue, 100),
+    "enqueue 100, keys that go up": partial(_enqueue_in_order, 100),
     "claim 8": partial(_claim, 8),
 }
 
