@@ -196,7 +196,7 @@ async def test_an_outage_amid_many_jobs_fails_none(bench: Bench) -> None:
 
 async def test_what_was_sent_before_an_outage_opens_no_gate(bench: Bench) -> None:
     early, late = 'early [text="ok"]', [f"late {number}" for number in range(40)]
-    slow = Fault(kind=Kind.DELAY, route="start", when="after", prompt="early", delay=1.0)
+    slow = Fault(kind=Kind.DELAY, route="start", when="after", prompt="early", delay=3.0)
     bench.server.faults.add(slow)
     bench.server.faults.add("proxy-502", route="start", prompt="late")
     (early_id,) = await bench.enqueue(early)
@@ -372,7 +372,7 @@ async def test_the_next_trial_goes_out_beside_one_that_takes_long() -> None:
 
 
 async def test_a_job_may_come_back_while_its_first_request_still_waits(bench: Bench) -> None:
-    bench.server.faults.add(Fault(kind=Kind.DELAY, route="start", when="after", delay=1.5, times=1))
+    bench.server.faults.add(Fault(kind=Kind.DELAY, route="start", when="after", delay=3.0, times=1))
     (job_id,) = await bench.enqueue('[text="ok"]')
     async with bench.working() as working:
         await bench.until_state(job_id, "submitting")
