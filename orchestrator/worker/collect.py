@@ -108,7 +108,7 @@ class Collector:
             answer = await self._tools.client.session_chat(session_id, chat_id)
         if isinstance(answer, Trouble):
             if answer.kind is TroubleKind.UNAUTHORIZED:
-                await self._gate.heard_in_passing(answer)
+                await self._gate.heard_401_in_passing()
             return _Ask(None, answer, good=False, retry_after=answer.retry_after)
         stored = ours(answer.messages, folded.message_id)
         good = stored is not None and not is_earlier(stored, folded.message)

@@ -98,8 +98,7 @@ class Gatekeeper:
                 if self.shut:
                     await self._open("a run was accepted")
             case Signal.UNAUTHORIZED:
-                self.saw_it_shut()
-                await self._write(partial(verbs.suspect, look_again_s=LOOK_AGAIN_S))
+                await self._suspect()
             case Signal.PAYMENT_REQUIRED:
                 await self._close(Reason.PAYMENT_REQUIRED, words, self._payment_wait.seconds(1))
             case Signal.WRONG_HOST:
@@ -109,11 +108,10 @@ class Gatekeeper:
             case Signal.REFUSED | Signal.NEUTRAL:
                 return
 
-    async def heard_in_passing(self, trouble: Trouble) -> None:
+    async def heard_401_in_passing(self) -> None:
         """Take a 401 of a call that follows a run; following goes on whatever the gate does."""
         try:
-            now = self._tools.clock.boottime()
-            await self.heard(Signal.UNAUTHORIZED, trouble.error, began=now)
+            await self._suspect()
         except StoreUnavailable as error:
             # The next 401 says the same.
             self._tools.log.warning("gate.unwritten", error=str(error))
@@ -183,6 +181,10 @@ class Gatekeeper:
             next_probe_s=round(wait_s, 1),
         )
         await self._write(partial(verbs.end_probe, next_s=wait_s, detail=detail))
+
+    async def _suspect(self) -> None:
+        self.saw_it_shut()
+        await self._write(partial(verbs.suspect, look_again_s=LOOK_AGAIN_S))
 
     async def _close(self, reason: Reason, detail: str, probe_s: float) -> None:
         self._trouble_at = self._tools.clock.boottime()

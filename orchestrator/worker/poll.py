@@ -192,7 +192,7 @@ class Poller:
             return Seen(answer.status)
         self._tools.log.debug("poll.trouble", job_id=self.job.id, error=answer.error)
         if answer.kind is TroubleKind.UNAUTHORIZED:
-            await self._gate.heard_in_passing(answer)
+            await self._gate.heard_401_in_passing()
         return Sign.MISSING if answer.kind is TroubleKind.NOT_FOUND else Sign.OUT_OF_REACH
 
     async def save(self) -> None:

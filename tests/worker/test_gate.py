@@ -358,6 +358,18 @@ async def test_who_closed_the_gate_anew_is_not_overruled(bench: Bench) -> None:
         assert (await bench.gate())["closed_at"] is not None
 
 
+async def test_a_gate_that_another_opens_begins_a_row_anew(bench: Bench) -> None:
+    who = Claimant("another", bench.server.url, fingerprint(bench.server.key))
+    async with keeping(bench) as keeper:
+        for _ in range(gate.AMBIGUOUS_IN_A_ROW):
+            await keeper.heard(Signal.AMBIGUOUS, None, began=now())
+        await bench.store.write(partial(gate_verbs.open_gate, who=who))
+        await keeper.tend(no_job, lambda: True)
+        await keeper.heard(Signal.AMBIGUOUS, None, began=now())
+        row = await bench.gate()
+        assert (row["closed_at"], keeper.shut, keeper.allows(8, [])) == (None, False, 1)
+
+
 async def test_the_next_trial_goes_out_beside_one_that_takes_long() -> None:
     at = 1000.0
     clock = SimpleNamespace(boottime=lambda: at)
