@@ -50,6 +50,7 @@ class Control:
                 web.post("/_dev/refuse", self.refuse),
                 web.get("/_dev/runs", self.runs),
                 web.get("/_dev/runs/{runId}", self.run),
+                web.post("/_dev/runs/{runId}/release", self.release),
                 web.post("/_dev/runs/{runId}/settle", self.settle),
             ]
         )
@@ -116,6 +117,12 @@ class Control:
         """One run with its chunks and its message: the truth to compare a result with."""
         run = self._run(request)
         return answer({**_summary(run), "chunks": list(run.chunks), "message": run.message})
+
+    async def release(self, request: web.Request) -> web.Response:
+        """Let a run go on that pauses, even for ever."""
+        run = self._run(request)
+        self._runs.release(run)
+        return answer(_summary(run))
 
     async def settle(self, request: web.Request) -> web.Response:
         """End a run from outside: `{"status": "completed" | "failed" | "cancelled"}`."""

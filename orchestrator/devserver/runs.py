@@ -160,6 +160,12 @@ class Runs:
         else:
             self.settle(run, "cancelled")
 
+    def release(self, run: Run) -> None:
+        """Play the run's next beat now, whatever its pause: so one that waits for ever goes on."""
+        if not run.over:
+            run.due = asyncio.get_running_loop().time()
+            self._advance(run)
+
     def settle(self, run: Run, status: str) -> None:
         """End a run from outside, as a crash or a stop does: its own clean-up never runs."""
         if run.over:

@@ -245,6 +245,21 @@ async def test_a_run_stays_running_until_it_is_stopped(client: Client) -> None:
     assert await client.status(ids) == "cancelled"
 
 
+async def test_a_run_that_pauses_for_ever_goes_on_when_it_is_released(client: Client) -> None:
+    ids = await client.start("x [steps=2 tool_time=inf tail=inf text=Done.]")
+    run = client.server.runs.get(ids.run)
+    assert run is not None
+    await until(lambda: run.chunks[-1:] != () and run.chunks[-1]["type"] == "tool-input-available")
+    client.server.runs.release(run)
+    await until(lambda: run.chunks[-1]["type"] == "finish")
+    assert await client.status(ids) == "running"
+    answer = await client.http.post(f"/_dev/runs/{ids.run}/release")
+    assert answer.json()["status"] == "completed"
+    assert (await client.message(ids))["parts"][-1]["text"] == "Done."
+    client.server.runs.release(run)
+    assert await client.status(ids) == "completed"
+
+
 async def test_messages_are_missing_or_lack_the_last_step(client: Client) -> None:
     ids = await client.start("x [steps=2 commit]")
     assert await client.ended(ids) == "completed"

@@ -263,6 +263,12 @@ class Bench:
             if call.run_id == run_id
         ]
 
+    def release(self, job: Job) -> None:
+        """Let a job's run go on that pauses for ever."""
+        run = self.server.runs.get(job.run_id or "")
+        assert run is not None
+        self.server.runs.release(run)
+
     async def assert_kept(self, job: Job, *, source: str = "server") -> None:
         """Check that the job's ids are the run's, and that its messages equal the server's."""
         run = self.server.runs.get(job.run_id or "")

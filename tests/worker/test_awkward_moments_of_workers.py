@@ -111,7 +111,7 @@ async def test_a_checkpoint_whose_commit_is_unknown_is_saved_once(
 ) -> None:
     lose_answers(bench, monkeypatch, streams.checkpoint_each, times)
     bench.server.faults.add("missing-step")  # the fold is what is compared
-    (job_id,) = await bench.enqueue('[steps=5 tools=2 tool_time=0.4 text="Done."]')
+    (job_id,) = await bench.enqueue('[steps=5 tools=2 tool_time=0.6 text="Done."]')
     async with bench.working(bench.settings(**STREAM)):
 
         async def several() -> list[dict[str, Any]]:
@@ -241,10 +241,11 @@ async def test_a_waiting_job_names_no_gate_of_a_key_that_nobody_uses(bench: Benc
 async def test_the_runs_of_a_replaced_key_are_followed_once_they_are_given_to_the_new(
     bench: Bench,
 ) -> None:
-    (job_id,) = await bench.enqueue('[text="Followed." first=0.6]')
+    (job_id,) = await bench.enqueue('[text="Followed." first=inf]')
     async with bench.working(bench.settings(**POLL)):
         await bench.until_state(job_id, "running")
-    own = (await bench.job(job_id)).key_fingerprint
+    job = await bench.job(job_id)
+    own = job.key_fingerprint
     await bench.execute("UPDATE jobs SET key_fingerprint = 'replaced'")
     assert await bench.once(bench.settings(**POLL)) == 0
     assert (await bench.job(job_id)).state == "running", "nobody has its key"
@@ -254,5 +255,6 @@ async def test_the_runs_of_a_replaced_key_are_followed_once_they_are_given_to_th
         return len(people.rekey(connection, api_origin=origin, old="replaced", new=own or ""))
 
     assert await bench.store.write(give) == 1
+    bench.release(job)
     assert await bench.once(bench.settings(**POLL)) == 0
     await bench.assert_completed(job_id, "Followed.")

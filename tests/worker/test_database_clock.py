@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from typing import Any
 
+import anyio
 import pytest
 
 from orchestrator.request import job_values
@@ -18,7 +20,7 @@ from orchestrator.testing import DevServer, Fault, Kind, Timing
 from .harness import Bench, eventually
 
 HOUR_S = 3600.0
-LIVE = '[first=1.0 text="Done {0}."]'
+LIVE = '[first=inf text="Done {0}."]'
 
 
 class Settable:
@@ -58,14 +60,20 @@ async def test_nobody_is_thought_dead_and_nothing_runs_twice(
         async def judges() -> bool:
             return one._heartbeat.may_judge and two._heartbeat.may_judge
 
+        async def buried() -> list[dict[str, Any]]:
+            return await bench.sql("SELECT id FROM workers WHERE stopped_at IS NOT NULL")
+
         await eventually(judges, lambda: "two workers that may declare each other dead")
         ids = await bench.enqueue(*(LIVE.format(number) for number in range(6)))
         await bench.until_states(running=6)
         clock.ahead_s += step_s
+        with anyio.move_on_after(1.5 * SOON_DEAD["dead_after"]):
+            await eventually(buried, lambda: "a worker that was declared dead")
         for number, job_id in enumerate(ids):
+            bench.release(await bench.job(job_id))
             await bench.until_settled(job_id)
             await bench.assert_completed(job_id, f"Done {number}.")
-        assert await bench.sql("SELECT id FROM workers WHERE stopped_at IS NOT NULL") == []
+        assert await buried() == []
     assert await bench.sql("SELECT id FROM job_events WHERE event = 'run.adopted'") == []
     assert bench.all_posts() == 6
 
@@ -84,6 +92,7 @@ async def test_a_dead_worker_is_found_although_its_heartbeat_lies_in_the_future(
     clock.ahead_s = -HOUR_S
     async with bench.working(settings):
         await bench.until_event(job_id, "run.adopted")
+        bench.release(await bench.job(job_id))
         await bench.until_settled(job_id)
     await bench.assert_completed(job_id, "Done 1.")
     assert (await bench.events(job_id)).count("run.adopted") == 1

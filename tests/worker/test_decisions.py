@@ -13,7 +13,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from orchestrator.errors import NotAllowed
 from orchestrator.testing import Fault, Kind
 
-from .harness import Bench, canonical
+from .harness import Bench, canonical, eventually
 
 PROMPT = 'hello [text="Hi there."]'
 
@@ -90,18 +90,24 @@ async def test_a_running_job_is_stopped_and_settled_by_its_end(bench: Bench, mod
 
 
 async def test_a_run_that_wins_the_race_against_its_stop_completes(bench: Bench) -> None:
-    prompt = '[first=0.4 text="Too late." stop_time=30]'
+    prompt = '[first=inf text="Too late." stop_time=30]'
     (job_id,) = await bench.enqueue(prompt)
     async with bench.orchestrator() as orc, bench.working():
-        await bench.until_state(job_id, "running")
+        job = await bench.until_state(job_id, "running")
         await orc.cancel(job_id)
+        await eventually(lambda: asked_to_stop(bench), lambda: "a request to stop")
+        bench.release(job)
         await bench.until_settled(job_id)
     await bench.assert_completed(job_id, "Too late.")
 
 
+async def asked_to_stop(bench: Bench) -> bool:
+    return bool(bench.server.stats.requests("stop"))
+
+
 async def test_no_stop_is_sent_while_the_chat_points_elsewhere(bench: Bench) -> None:
     """The stop route stops whatever the chat points at."""
-    prompt = '[no_stream first=1 text="Went on."]'
+    prompt = '[no_stream first=2 text="Went on."]'
     (job_id,) = await bench.enqueue(prompt)
     async with bench.orchestrator() as orc, bench.working():
         await bench.until_state(job_id, "running")
@@ -246,10 +252,11 @@ async def test_a_person_cancels_a_job_that_waits_for_its_second_attempt(bench: B
 
 
 async def test_a_live_job_cannot_be_retried(bench: Bench) -> None:
-    (job_id,) = await bench.enqueue("[tail=0.3]")
+    (job_id,) = await bench.enqueue("[tail=inf]")
     async with bench.orchestrator() as orc, bench.working():
-        await bench.until_state(job_id, "running")
+        job = await bench.until_state(job_id, "running")
         with pytest.raises(NotAllowed):
             await orc.retry(job_id)
+        bench.release(job)
         await bench.until_settled(job_id)
     assert bench.all_posts() == 1

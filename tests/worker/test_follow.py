@@ -246,7 +246,7 @@ async def test_the_fold_stands_in_for_a_message_without_its_last_step(
 ) -> None:
     bench.server.faults.add("missing-step")
     # The tail: a server cuts off what a slow reader has not read when the run is over.
-    prompt = '[steps=3 tools=2 tool_time=0.1 reasoning text="Done." tail=0.5]'
+    prompt = '[steps=3 tools=2 tool_time=0.1 reasoning text="Done." tail=2]'
     (job,) = await ran(bench, [Case(prompt)], mode)
     await bench.assert_kept(job, source="stream")
     assert (await bench.detail(job.id, "collect.difference"))["kept"] == "stream"
@@ -297,7 +297,7 @@ async def test_a_run_that_moves_does_not_stall(bench: Bench) -> None:
 
 
 async def test_a_run_that_completes_after_its_stop_completes(bench: Bench) -> None:
-    prompt = '[text="Done." first=0.8 stop_time=30]'
+    prompt = '[text="Done." first=2 stop_time=30]'
     (job_id,) = await bench.enqueue(prompt, run_timeout=0.3)
     assert await bench.once(bench.settings(follow={"mode": "poll"})) == 0
     await bench.assert_completed(job_id, "Done.")

@@ -217,12 +217,13 @@ async def test_what_was_sent_before_an_outage_opens_no_gate(bench: Bench) -> Non
 
 
 async def test_live_runs_outlast_a_key_that_is_taken_away(bench: Bench) -> None:
-    (job_id,) = await bench.enqueue('[text="Still here." tail=0.3]')
+    (job_id,) = await bench.enqueue('[text="Still here." tail=inf]')
     async with bench.working():
-        await bench.until_state(job_id, "running")
+        job = await bench.until_state(job_id, "running")
         bench.server.keys.revoke(bench.server.key)
         await shut(bench, "unauthorized")
         assert (await bench.job(job_id)).state == "running"
+        bench.release(job)
         bench.server.keys.allow(bench.server.key)
         await bench.until_settled(job_id)
     await bench.assert_completed(job_id, "Still here.")
@@ -259,14 +260,15 @@ async def test_a_worker_that_ended_amid_its_probe_hinders_nobody(bench: Bench) -
 
 async def test_only_the_operator_opens_what_the_operator_closed(bench: Bench) -> None:
     who = Claimant("nobody", bench.server.url, fingerprint(bench.server.key))
-    (first,) = await bench.enqueue('[text="One." tail=0.5]')
+    (first,) = await bench.enqueue('[text="One." tail=inf]')
     async with bench.working():
-        await bench.until_state(first, "running")
+        job = await bench.until_state(first, "running")
         close = partial(
             gate_verbs.close, who=who, reason=Reason.OPERATOR, detail="a pause", probe_s=None
         )
         assert await bench.store.write(close)
         (second,) = await bench.enqueue(PROMPTS[0])
+        bench.release(job)
         await bench.until_settled(first)
         assert bench.all_posts() == 1
         requests = len(bench.server.stats.requests("status"))

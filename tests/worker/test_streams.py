@@ -167,7 +167,7 @@ async def test_three_survived_breaks_make_an_origin_safe(
 ) -> None:
     monkeypatch.setattr(leaving, "SURVIVED_S", 0.2)
     bench.server.faults.add("drop", chunks=5, times=3)
-    prompts = [f'{number} [steps=2 tool_time=1 text="Done."]' for number in range(3)]
+    prompts = [f'{number} [steps=2 tool_time=2 text="Done."]' for number in range(3)]
     for job in await streamed(bench, *prompts, mode="auto"):
         assert job.state == "completed"
         assert (await bench.detail(job.id, "stream.leaving_learnt"))["run"] == "survived"
@@ -214,9 +214,10 @@ async def test_trial_streams_bound_what_is_open_at_once(bench: Bench, places: in
 async def test_a_place_is_free_while_a_message_is_awaited(bench: Bench) -> None:
     """Collecting may take long, and a stream that ended long ago is no stream that was left."""
     bench.server.faults.add(Fault(kind=Kind.DELAY, route="chat", delay=0.4))
-    (job_id,) = await bench.enqueue("[text=Done. no_message tail=0.2]")
+    (job_id,) = await bench.enqueue("[text=Done. no_message tail=inf]")
     async with bench.dying(bench.settings(follow={"mode": "auto"})):
-        await bench.until(job_id, lambda job: job.stream_opened_at is not None)
+        job = await bench.until(job_id, lambda job: job.stream_opened_at is not None)
+        bench.release(job)
         job = await bench.until(job_id, lambda job: job.stream_opened_at is None)
     assert (job.state, job.run_status, job.stream_left_at) == ("running", "completed", None)
 
@@ -298,14 +299,18 @@ async def saved_count(bench: Bench) -> int:
 
 
 async def test_a_drained_worker_leaves_a_stream_where_that_is_safe(bench: Bench) -> None:
-    (job_id,) = await bench.enqueue('[steps=2 tool_time=1.5 text="Done."]')
+    (job_id,) = await bench.enqueue('[steps=2 tool_time=inf text="Done."]')
     async with bench.working(bench.settings(**STREAM)):
         await eventually(lambda: saved_count(bench), lambda: "a checkpoint")
         await bench.execute("UPDATE gates SET leaving = 'safe'")
     job = await bench.job(job_id)
     assert (job.state, job.worker_id) == ("running", None)
     assert bench.server.stats.stops == []
-    assert await bench.once(bench.settings(**STREAM)) == 0
+    await eventually(lambda: closed(bench), lambda: "the stream is left")
+    async with bench.working(bench.settings(**STREAM)):
+        await eventually(lambda: opened(bench), lambda: "an open stream")
+        bench.release(job)
+        await bench.until_settled(job_id)
     job = await bench.assert_completed(job_id, "Done.")
     starts = assert_resumed_in_step(bench.server, job.run_id)
     assert len(starts) == 2
@@ -327,6 +332,10 @@ async def test_a_drain_waits_for_the_end_of_a_stream_that_must_not_be_left(bench
 
 async def opened(bench: Bench) -> bool:
     return bench.server.stats.open_streams > 0
+
+
+async def closed(bench: Bench) -> bool:
+    return bench.server.stats.open_streams == 0
 
 
 async def test_watch_shows_the_text_as_it_grows(bench: Bench) -> None:

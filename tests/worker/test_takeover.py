@@ -35,12 +35,13 @@ async def steal(bench: Bench, job_id: int) -> None:
 
 @pytest.mark.parametrize("mode", ["poll", "stream"])
 async def test_a_worker_that_lost_its_lease_writes_nothing(bench: Bench, mode: str) -> None:
-    (job_id,) = await bench.enqueue('[text="Done." first=0.5 commit]')
+    (job_id,) = await bench.enqueue('[text="Done." first=inf commit]')
     async with bench.working(bench.settings(follow={"mode": mode})) as worker:
         await bench.until_state(job_id, "running")
         await steal(bench, job_id)
         stolen = await bench.job(job_id)
         events = await bench.events(job_id)
+        bench.release(stolen)
 
         async def dropped() -> bool:
             return not worker.holdings.live
@@ -78,7 +79,7 @@ async def test_a_lease_stolen_before_the_mark_sends_nothing(bench: Bench) -> Non
 async def test_ids_that_come_back_after_the_lease_was_lost_repair_a_job_in_doubt(
     bench: Bench,
 ) -> None:
-    prompt = '[text="Repaired." provision=0.5 first=0.2]'
+    prompt = '[text="Repaired." provision=2]'
     (job_id,) = await bench.enqueue(prompt)
     async with bench.working():
         await bench.until(job_id, lambda job: job.sent_at is not None)
@@ -95,7 +96,7 @@ async def test_ids_that_come_back_after_the_lease_was_lost_repair_a_job_in_doubt
 
 
 async def test_ids_that_come_back_too_late_are_in_the_events(bench: Bench) -> None:
-    prompt = "[provision=0.5]"
+    prompt = "[provision=2]"
     (job_id,) = await bench.enqueue(prompt)
     async with bench.working():
         await bench.until(job_id, lambda job: job.sent_at is not None)
@@ -140,7 +141,7 @@ async def test_rows_without_a_task_are_mended(
     bench: Bench, whose: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duties, "SELF_CHECK_EVERY_S", 0.1)
-    ran = await left_running(bench, '[text="Remembered." first=0.6]')
+    ran = await left_running(bench, '[text="Remembered." first=inf]')
     unsent, sent = await bench.enqueue('unsent [text="Sent once."]', "sent")
     settings = bench.settings(follow={"mode": "poll"})
     async with bench.making(settings) as worker, anyio.create_task_group() as tasks:
@@ -155,6 +156,7 @@ async def test_rows_without_a_task_are_mended(
         await bench.until_state(sent, "in_doubt")
         await bench.until(unsent, lambda job: job.state != "submitting")
         await bench.hurry()
+        bench.release(await bench.job(ran))
         await bench.until_settled(ran, unsent)
         worker.drain()
     await bench.assert_completed(ran, "Remembered.")
@@ -166,12 +168,13 @@ async def test_rows_without_a_task_are_mended(
 
 async def test_a_worker_that_was_declared_dead_goes_on(bench: Bench) -> None:
     slow, running = await bench.enqueue(
-        'slow [provision=0.8 text="Late."]', 'running [first=0.9 text="On."]'
+        'slow [provision=2 text="Late."]', 'running [first=inf text="On."]'
     )
     async with bench.working():
-        await bench.until_state(running, "running")
+        job = await bench.until_state(running, "running")
         await bench.until(slow, lambda job: job.sent_at is not None)
         await bench.execute("UPDATE workers SET stopped_at = started_at")
+        bench.release(job)
         await bench.until_settled(slow, running)
 
         async def revived() -> bool:
@@ -183,7 +186,7 @@ async def test_a_worker_that_was_declared_dead_goes_on(bench: Bench) -> None:
 
 
 async def test_a_silent_worker_elsewhere_is_judged_after_a_while(bench: Bench) -> None:
-    job_id = await left_running(bench, '[text="Adopted." first=1.2]')
+    job_id = await left_running(bench, '[text="Adopted." first=inf]')
     await add_worker(bench)
     await bench.execute(
         "UPDATE workers SET last_heartbeat_at = started_at WHERE id = :id", id=THIEF
@@ -194,6 +197,7 @@ async def test_a_silent_worker_elsewhere_is_judged_after_a_while(bench: Bench) -
     async with bench.working(settings):
         await bench.until_event(job_id, "run.adopted")
         assert anyio.current_time() - started >= 0.8, "after an outage all others look dead"
+        bench.release(await bench.job(job_id))
         await bench.until_settled(job_id)
     await bench.assert_completed(job_id, "Adopted.")
 
@@ -215,8 +219,9 @@ async def test_a_run_of_another_origin_is_left_to_workers_with_its_key(bench: Be
 
 
 async def test_a_successor_collects_a_run_that_is_over(bench: Bench) -> None:
-    job_id = await left_running(bench, '[text="Over." first=0.3]')
+    job_id = await left_running(bench, '[text="Over." first=inf]')
     job = await bench.job(job_id)
+    bench.release(job)
     run = bench.server.runs.get(job.run_id or "")
     assert run is not None
     await over(run)
