@@ -12,8 +12,6 @@ from typing import Any, Self, TypeVar
 
 import anyio
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, stop_never
 from tenacity.wait import wait_exponential
 
@@ -316,9 +314,11 @@ class JobHandle:
 
 async def on_callers(caller: Caller, verb: Callable[[Connection], T]) -> T:
     """Run a verb in the transaction of the caller's own connection or session."""
-    if isinstance(caller, Connection | Session):
-        return on_callers_sync(caller, verb)
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # see `Caller`
+
     connection = await caller.connection() if isinstance(caller, AsyncSession) else caller
+    if not isinstance(connection, AsyncConnection):
+        return on_callers_sync(connection, verb)
     with anyio.CancelScope(shield=True):
         result = await connection.run_sync(on_callers_sync, verb)
     return result  # noqa: RET504 - a scope may end a block early, says its type

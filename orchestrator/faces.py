@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import Session
 
 from orchestrator.config import Settings
 from orchestrator.errors import InvalidJob, JobFailed, JobInDoubt, NotAllowed
@@ -23,12 +21,16 @@ from orchestrator.store.verbs import look, people
 from orchestrator.store.verbs.enqueue import Enqueued, OnConflict, enqueue_many
 from orchestrator.store.verbs.look import Filter
 
+if TYPE_CHECKING:  # whoever has a session has paid for this import; each command would pay as well
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.orm import Session
+
 T = TypeVar("T")
 
-BlockingCaller: TypeAlias = Connection | Session
+BlockingCaller: TypeAlias = "Connection | Session"
 """A blocking connection or session of the caller's own, whose transaction a call may join."""
 
-Caller: TypeAlias = AsyncConnection | AsyncSession | BlockingCaller
+Caller: TypeAlias = "AsyncConnection | AsyncSession | BlockingCaller"
 """Any connection or session of the caller's own."""
 
 LOOK_FIRST_S, LOOK_MOST_S = 0.1, 1.0
@@ -153,7 +155,7 @@ def _job_or_refusal(
 
 def on_callers_sync(caller: BlockingCaller, verb: Callable[[Connection], T]) -> T:
     """Run a verb in the transaction of the caller's own blocking connection or session."""
-    connection = caller.connection() if isinstance(caller, Session) else caller
+    connection = caller if isinstance(caller, Connection) else caller.connection()
     if not connection.info.get(_KNOWN):
         migrations.require_current(connection)
         if connection.dialect.name == "sqlite":
