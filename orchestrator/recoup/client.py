@@ -94,8 +94,8 @@ class RecoupClient:
         return f"RecoupClient(base_url={self._base_url!r})"
 
     async def __aenter__(self) -> Self:
-        tls = tls_context()
         proxy = self._proxy
+        tls = tls_context(self._base_url, proxy)
         async with contextlib.AsyncExitStack() as opening:
             enter = opening.enter_async_context
             self._posts = await enter(fresh_connections(tls=tls, proxy=proxy))

@@ -16,17 +16,15 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import anyio
-import httpx
 from sqlalchemy import text
 
 from orchestrator.config import load_settings
 from orchestrator.errors import StoreUnavailable
 from orchestrator.log import configure
-from orchestrator.recoup.transport import tls_context
 from orchestrator.store.engine import parse_url, sync_engine
 from orchestrator.store.sqlite import WRITE
 from orchestrator.worker import collect, gate
@@ -116,8 +114,6 @@ def warm() -> None:
     for name in _IMPORTED_LATE:
         with suppress(ImportError):  # a driver that is not installed
             importlib.import_module(name)
-    httpx.create_ssl_context = cache(httpx.create_ssl_context)  # reads all of the roots
-    tls_context()
     gate.LOOK_AGAIN_S = 0.2
     gate.PROBE_FIRST_S, gate.PROBE_MOST_S = 0.05, 0.4
     gate.PAYMENT_FIRST_S, gate.PAYMENT_MOST_S = 0.3, 0.6

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 
+from orchestrator.recoup.transport import tls_context
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -120,10 +122,13 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def open_client(server: DevServer, key: str | None = None) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
+    return plain_client(
         base_url=server.url,
         headers={"x-api-key": key or server.key},
-        timeout=BOUND_S,
-        trust_env=False,
         limits=httpx.Limits(max_keepalive_connections=0),
     )
+
+
+def plain_client(**options: Any) -> httpx.AsyncClient:
+    """A client for http alone."""
+    return httpx.AsyncClient(trust_env=False, verify=tls_context(), timeout=BOUND_S, **options)

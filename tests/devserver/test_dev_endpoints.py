@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.testing import DevServer, Timing
 
-from .client import Client, open_client
+from .client import Client, open_client, plain_client
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 NOBODY = str(uuid.UUID(int=1))
@@ -17,7 +17,7 @@ NOBODY = str(uuid.UUID(int=1))
 
 async def bare(server: DevServer, method: str, path: str, **fields: Any) -> httpx.Response:
     """Send a request without the key that the other tests use."""
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+    async with plain_client(base_url=server.url) as http:
         return await http.request(method, path, **fields)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.testing import PRESETS, DevServer, Fault, Faults, Kind
 
-from .client import ids_of, open_client, until
+from .client import ids_of, open_client, plain_client, until
 
 if TYPE_CHECKING:
     from .client import Client
@@ -319,9 +319,7 @@ async def test_a_connection_that_stands_is_reset_while_others_are_refused(
     server = client.server
     limits = httpx.Limits(max_keepalive_connections=1)
     headers = {"x-api-key": server.key}
-    async with httpx.AsyncClient(
-        base_url=server.url, headers=headers, limits=limits, trust_env=False
-    ) as http:
+    async with plain_client(base_url=server.url, headers=headers, limits=limits) as http:
         assert (await http.get("/api/chats")).status_code == 200
         await server.refuse()
         with pytest.raises(httpx.TransportError):

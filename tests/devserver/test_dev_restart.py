@@ -11,7 +11,7 @@ import httpx
 from orchestrator.devserver import serve
 from orchestrator.testing import DevServer, Pace, Timing
 
-from .client import BOUND_S, Client, open_client, until
+from .client import BOUND_S, Client, open_client, plain_client, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,7 @@ async def test_a_killed_server_goes_on_where_its_readers_stood(tmp_path: Path) -
     key = {"x-api-key": "recoup_sk_dev"}
     raw = b""
     try:
-        async with httpx.AsyncClient(headers=key, trust_env=False, timeout=BOUND_S) as http:
+        async with plain_client(headers=key) as http:
             ids = (await http.post(f"{url}/api/chat/runs", json={"prompt": prompt})).json()
             stream = f"{url}/api/chat/{ids['chatId']}/stream"
             with contextlib.suppress(httpx.TransportError):
@@ -116,12 +116,12 @@ async def test_serve_runs_until_cancelled() -> None:
 
         tasks.start_soon(run)
         await until(lambda: bool(urls))
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with plain_client() as http:
             headers = {"x-api-key": "recoup_sk_mine"}
             answer = await http.get(f"{urls[0]}/api/chats", headers=headers)
             assert answer.json() == {"status": "success", "chats": []}
         tasks.cancel_scope.cancel()
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with plain_client() as http:
         try:
             await http.get(urls[0])
         except httpx.ConnectError:

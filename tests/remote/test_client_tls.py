@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.recoup.answers import Accepted, NotSent, RunState
+from orchestrator.recoup.transport import tls_context
 from tests.remote.clients import Mark, recoup
 from tests.remote.rawserver import Peer, always, answer, serving
 
@@ -46,6 +47,23 @@ def certificate(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     return cert, context
+
+
+@pytest.mark.parametrize(
+    ("base_url", "proxy", "trusts"),
+    [
+        ("https://api.example.com", None, True),
+        ("https://api.example.com", "http://127.0.0.1:1", True),
+        ("http://127.0.0.1:1", "HTTPS://proxy.example.com", True),
+        ("http://127.0.0.1:1", "http://127.0.0.1:2", False),
+        ("http://127.0.0.1:1", None, False),
+    ],
+)
+def test_roots_are_read_where_there_is_tls(base_url: str, proxy: str | None, trusts: bool) -> None:
+    context = tls_context(base_url, proxy)
+    assert (context.cert_store_stats()["x509_ca"] > 0) == trusts
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
 
 
 async def test_untrusted_certificate_was_not_sent(
