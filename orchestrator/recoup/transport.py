@@ -13,11 +13,12 @@ import socket
 import ssl
 from base64 import b64encode
 from collections.abc import Sequence
-from importlib import metadata
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
+
+from orchestrator.version import __version__
 
 _HOST = re.compile(r"[\w.:-]+")
 
@@ -164,15 +165,8 @@ def _client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
         trust_env=False,
         follow_redirects=False,
         timeout=timeouts(CONNECT_S),
-        headers={"user-agent": f"recoup-orchestrator/{_version()}"},
+        headers={"user-agent": f"recoup-orchestrator/{__version__}"},
     )
-
-
-def _version() -> str:
-    try:
-        return metadata.version("recoup-orchestrator")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _is_loopback(host: str) -> bool:
