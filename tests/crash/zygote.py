@@ -36,6 +36,7 @@ _SET_DEATH_SIGNAL = 1
 
 _IMPORTED_LATE = (
     "anyio._backends._asyncio",
+    "asyncinotify",
     "httpcore",
     "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg",
