@@ -111,7 +111,7 @@ async def test_a_checkpoint_whose_commit_is_unknown_is_saved_once(
 ) -> None:
     lose_answers(bench, monkeypatch, streams.checkpoint_each, times)
     bench.server.faults.add("missing-step")  # the fold is what is compared
-    (job_id,) = await bench.enqueue('[steps=5 tools=2 tool_time=0.6 text="Done."]')
+    (job_id,) = await bench.enqueue('[steps=5 tools=2 tool_time=0.6 text="Done." tail=1]')
     async with bench.working(bench.settings(**STREAM)):
 
         async def several() -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ async def test_cuts_in_the_middle_of_tool_calls_leave_the_exact_message(bench: B
 
 async def test_an_undisturbed_stream_is_opened_once(bench: Bench) -> None:
     (job,) = await streamed(
-        bench, '[first=0.5 steps=2 tools=2 reasoning sources files text="Done."]'
+        bench, '[first=0.5 steps=2 tools=2 reasoning sources files text="Done." tail=1]'
     )
     await bench.assert_kept(job)
     assert bench.starts(job.run_id) == [0]
@@ -79,7 +79,7 @@ async def test_an_undisturbed_stream_is_opened_once(bench: Bench) -> None:
 
 
 async def test_a_stream_is_read_beyond_finish(bench: Bench) -> None:
-    (job,) = await streamed(bench, '[text="Done." commit commit_time=0.4]')
+    (job,) = await streamed(bench, '[text="Done." commit commit_time=0.4 tail=1]')
     (call,) = [call for call in bench.server.stats.requests("stream") if call.run_id == job.run_id]
     run = bench.server.runs.get(job.run_id or "")
     assert run is not None
@@ -103,8 +103,19 @@ async def test_responses_that_bring_nothing_end_nothing(bench: Bench) -> None:
         "nothing": [0, 0, 0],
         "lone": [0, 4, 4, 4],
     }
-    prompts = [f'{name} [steps=2 tool_time=4 text="Done." delay=0.01]' for name in starts]
-    for job, expected in zip(await streamed(bench, *prompts), starts.values(), strict=True):
+    prompts = [f'{name} [steps=2 tool_time=inf text="Done." delay=0.01 tail=2]' for name in starts]
+    job_ids = await bench.enqueue(*prompts)
+
+    async def all_asked() -> bool:
+        asked = [bench.starts((await bench.job(job_id)).run_id) for job_id in job_ids]
+        return asked == list(starts.values())
+
+    async with bench.working(bench.settings(**STREAM)):
+        await eventually(all_asked, lambda: "the streams, asked for as often as they bring nothing")
+        for job_id in job_ids:
+            bench.release(await bench.job(job_id))
+        jobs = await bench.until_settled(*job_ids)
+    for job, expected in zip(jobs, starts.values(), strict=True):
         assert (job.state, job.result_text) == ("completed", "Done.")
         await bench.assert_kept(job, source="stream")
         assert bench.starts(job.run_id) == expected
@@ -121,7 +132,7 @@ async def test_the_chunks_of_another_run_are_never_mixed_in(bench: Bench) -> Non
 async def test_a_stream_without_its_tail_index_is_followed_all_the_same(bench: Bench) -> None:
     bench.server.faults.add(Fault(kind=Kind.NO_TAIL, route="stream"))
     bench.server.faults.add("missing-step")
-    (job,) = await streamed(bench, '[steps=2 tool_time=0.3 text="Done."]')
+    (job,) = await streamed(bench, '[steps=2 tool_time=0.3 text="Done." tail=1]')
     await bench.assert_kept(job, source="stream")
 
 
@@ -278,11 +289,14 @@ async def test_a_run_that_moves_beyond_its_time_is_stopped(bench: Bench) -> None
 
 async def test_a_second_worker_resumes_behind_the_checkpoint(bench: Bench) -> None:
     bench.server.faults.add("missing-step")
-    (job_id,) = await bench.enqueue('[steps=3 tools=2 tool_time=0.7 text="Done." reasoning]')
+    (job_id,) = await bench.enqueue('[steps=2 tools=2 tool_time=inf text="Done." reasoning tail=1]')
     async with bench.dying(bench.settings(**STREAM)):
         await eventually(lambda: saved_count(bench), lambda: "a checkpoint")
     first_saved = await saved_count(bench)
+    await eventually(lambda: closed(bench), lambda: "the stream is left")
     async with bench.working(bench.settings(**STREAM)):
+        await eventually(lambda: opened(bench), lambda: "an open stream")
+        bench.release(await bench.job(job_id))
         (job,) = await bench.until_settled(job_id)
     assert (job.state, job.result_text) == ("completed", "Done.")
     await bench.assert_kept(job, source="stream")
