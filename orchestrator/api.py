@@ -34,6 +34,7 @@ from orchestrator.faces import (
     to_each,
 )
 from orchestrator.job import Event, Job, Message
+from orchestrator.request import queue_name
 from orchestrator.resolving import Candidate
 from orchestrator.store import migrations
 from orchestrator.store.engine import parse_url
@@ -210,19 +211,21 @@ class Orchestrator:
 
     async def pause(self, queue: str, reason: str | None = None) -> None:
         """Stop claims from a queue on every worker, until `resume`; live runs go on."""
-        await self._write(partial(people.pause, queue=queue, reason=reason))
+        await self._write(partial(people.pause, queue=queue_name(queue), reason=reason))
 
     async def resume(self, queue: str) -> None:
         """Let a queue's jobs be claimed again."""
-        await self._write(partial(people.resume, queue=queue))
+        await self._write(partial(people.resume, queue=queue_name(queue)))
 
     async def limit_queue(self, queue: str, concurrency: int | None) -> None:
         """Bound how many of a queue's jobs are live at once in the whole database."""
-        await self._write(partial(people.limit_queue, queue=queue, concurrency=concurrency))
+        await self._write(
+            partial(people.limit_queue, queue=queue_name(queue), concurrency=concurrency)
+        )
 
     async def weigh_queue(self, queue: str, weight: int) -> None:
         """Set a queue's share of free slots, against 1 of each queue that says nothing."""
-        await self._write(partial(people.weigh_queue, queue=queue, weight=weight))
+        await self._write(partial(people.weigh_queue, queue=queue_name(queue), weight=weight))
 
     # --- the store ------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ OrchestratorError
 ├── ConfigError            correct the configuration, then start again
 ├── InvalidJob             correct the named field, then enqueue again
 ├── DuplicateKey           a job with this unique_key exists
-├── NotFound               no such job, queue or database
+├── NotFound               no such job or queue
+│   └── NoDatabase         no such file: create it, or name another
 ├── NotAllowed             the job's state does not allow the verb
 ├── SchemaMismatch         run the command that the text names
 ├── LeaseLost              another worker owns the job: stop quietly
@@ -31,15 +32,22 @@ class ConfigError(OrchestratorError):
 
 
 class InvalidJob(OrchestratorError):
-    """A job would be refused by the server or by the schema; nothing was written."""
+    """A job would be refused by the server or by the schema; nothing was written.
+
+    `number` says which of several jobs it is, counted from 1.
+    """
 
     exit_code = 2
 
-    def __init__(self, field: str, value: object, remedy: str) -> None:
+    def __init__(
+        self, field: str, value: object, remedy: str, *, number: int | None = None
+    ) -> None:
         self.field = field
         self.value = value
         self.remedy = remedy
-        super().__init__(f"{field}: {_shown(value)}: {remedy}")
+        self.number = number
+        where = f"job {number} of those given: " if number is not None else ""
+        super().__init__(f"{where}{field}: {_shown(value)}: {remedy}")
 
 
 class DuplicateKey(OrchestratorError):
@@ -59,6 +67,14 @@ class DuplicateKey(OrchestratorError):
 
 class NotFound(OrchestratorError):
     """There is no such job, queue or database."""
+
+    exit_code = 2
+
+
+class NoDatabase(NotFound):
+    """There is no file of the name that the configuration gives."""
+
+    exit_code = 78
 
 
 class NotAllowed(OrchestratorError):

@@ -103,8 +103,19 @@ def enqueuing(
     if on_conflict not in words:
         raise InvalidJob("on_conflict", on_conflict, f"it must be one of {', '.join(words)}")
     defaults = defaults_of(settings)
-    rows = [job_values(job, defaults) for job in jobs]
+    given = list(jobs)
+    if len(given) == 1:
+        rows = [job_values(given[0], defaults)]
+    else:
+        rows = [_checked(job, defaults, number) for number, job in enumerate(given, start=1)]
     return partial(enqueue_many, rows=rows, on_conflict=OnConflict(on_conflict))
+
+
+def _checked(job: Mapping[str, Any], defaults: Defaults, number: int) -> dict[str, Any]:
+    try:
+        return job_values(job, defaults)
+    except InvalidJob as error:
+        raise InvalidJob(error.field, error.value, error.remedy, number=number) from None
 
 
 def resolving_by(decision: str, job_id: int) -> Callable[[Connection], Job]:

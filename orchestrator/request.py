@@ -74,6 +74,11 @@ def job_values(options: Options, defaults: Defaults | None = None) -> dict[Colum
     return values
 
 
+def queue_name(value: Any) -> str:
+    """Return the name of a queue, checked as a job's own is. Raises InvalidJob."""
+    return _name("queue", value)
+
+
 def request_body(job: Job) -> dict[str, Any]:
     """Return the exact body of the job's request.
 

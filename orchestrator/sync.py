@@ -35,6 +35,7 @@ from orchestrator.faces import (
     to_each,
 )
 from orchestrator.job import Event, Job, Message
+from orchestrator.request import queue_name
 from orchestrator.resolving import Candidate
 from orchestrator.store import migrations, sqlite
 from orchestrator.store.engine import parse_url, reaching, sync_engine
@@ -199,19 +200,24 @@ class Orchestrator:
 
     def pause(self, queue: str, reason: str | None = None) -> None:
         """Stop claims from a queue on every worker, until `resume`; live runs go on."""
-        self._execute(partial(people.pause, queue=queue, reason=reason), write=True)
+        self._execute(partial(people.pause, queue=queue_name(queue), reason=reason), write=True)
 
     def resume(self, queue: str) -> None:
         """Let a queue's jobs be claimed again."""
-        self._execute(partial(people.resume, queue=queue), write=True)
+        self._execute(partial(people.resume, queue=queue_name(queue)), write=True)
 
     def limit_queue(self, queue: str, concurrency: int | None) -> None:
         """Bound how many of a queue's jobs are live at once in the whole database."""
-        self._execute(partial(people.limit_queue, queue=queue, concurrency=concurrency), write=True)
+        self._execute(
+            partial(people.limit_queue, queue=queue_name(queue), concurrency=concurrency),
+            write=True,
+        )
 
     def weigh_queue(self, queue: str, weight: int) -> None:
         """Set a queue's share of free slots, against 1 of each queue that says nothing."""
-        self._execute(partial(people.weigh_queue, queue=queue, weight=weight), write=True)
+        self._execute(
+            partial(people.weigh_queue, queue=queue_name(queue), weight=weight), write=True
+        )
 
     # --- the store ------------------------------------------------------------------------------
 

@@ -30,12 +30,14 @@ UNSETTLED = tuple(state.value for state in State if state not in SETTLED)
 RETRIED = (State.FAILED.value, State.CANCELLED.value)
 DOUBTED = (State.IN_DOUBT.value,)
 
+YES = "Do not ask before acting on several jobs; nothing is asked where there is no terminal."
+
 _CHOSEN: tuple[Callable[..., Any], ...] = (
     job_ids,
     filters(),
     click.option("--all", "everything", is_flag=True, help="Every job that it applies to."),
     click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
-    click.option("-y", "--yes", is_flag=True, help="Do not ask before acting on several jobs."),
+    click.option("-y", "--yes", is_flag=True, help=YES),
 )
 
 
@@ -79,10 +81,11 @@ def _act(
     everything: bool,
     dry_run: bool,
     yes: bool,
+    choice: str = "name jobs, or a filter, or --all",
 ) -> int:
     """Apply a verb to the jobs named, or to those in `states` that match; return the exit code."""
     if not job_ids and wanted == Filter() and not everything:
-        raise click.UsageError("name jobs, or a filter, or --all")
+        raise click.UsageError(choice)
     if job_ids and (wanted != Filter() or everything):
         raise click.UsageError("name jobs or a filter, not both")
     by_filter = replace(wanted, states=wanted.states or states)
@@ -143,7 +146,7 @@ def _now(job: Job) -> str:
 @click.option("--all-in-doubt", is_flag=True, help="Every job in doubt that the filters let by.")
 @filters("queues", "batch", "tag", "search", "since", "until")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before acting on several jobs.")
+@click.option("-y", "--yes", is_flag=True, help=YES)
 @pass_frame
 def resolve(
     frame: Frame,
@@ -177,6 +180,7 @@ def resolve(
             everything=all_in_doubt,
             dry_run=dry_run,
             yes=yes,
+            choice="name jobs in doubt, or give --all-in-doubt, with filters or without",
         )
     if len(job_ids) != 1 or all_in_doubt:
         raise click.UsageError("name one job, or give --resubmit or --fail")
@@ -250,6 +254,11 @@ def pause(frame: Frame, *, queue: str, reason: str | None) -> None:
     settings = frame.settings()
     anyio.run(write_once, settings, partial(people.pause, queue=queue, reason=reason))
     frame.output().line(f"queue {queue} is paused; go on with: orchestrator resume {queue}")
+    _warn_of_an_empty(frame, settings, queue)
+
+
+def _warn_of_an_empty(frame: Frame, settings: Settings, queue: str) -> None:
+    """Say that a queue has no job: its name may be mistyped."""
     if not anyio.run(_jobs_of, settings, queue):
         frame.warn(f"there is no job in a queue of the name {queue} yet")
 
@@ -264,8 +273,10 @@ async def _jobs_of(settings: Settings, queue: str) -> int:
 @pass_frame
 def resume(frame: Frame, *, queue: str) -> None:
     """Let a queue's jobs be claimed again."""
-    anyio.run(write_once, frame.settings(), partial(people.resume, queue=queue))
+    settings = frame.settings()
+    anyio.run(write_once, settings, partial(people.resume, queue=queue))
     frame.output().line(f"queue {queue} goes on")
+    _warn_of_an_empty(frame, settings, queue)
 
 
 def _most(value: str) -> int | None:

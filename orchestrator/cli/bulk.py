@@ -93,11 +93,27 @@ def _json_lines(text: str) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_without_twins)
+        except _Twins as error:
+            yield number, str(error)
+            continue
         except (ValueError, RecursionError) as error:
             yield number, f"it is no JSON: {error}"
             continue
         yield number, value if isinstance(value, dict) else "it must be a JSON object"
+
+
+class _Twins(ValueError):
+    """An object has a name twice, of which JSON would keep the last."""
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise _Twins(f"the name {twin!r} stands there twice in one object; drop one of the two")
+    return value
 
 
 def _text_lines(text: str) -> Iterator[Record]:

@@ -11,6 +11,7 @@ import click
 
 from orchestrator.api import Orchestrator
 from orchestrator.cli import page_of_job, report
+from orchestrator.cli.failures import SOME_NOT_COMPLETED
 from orchestrator.cli.frame import Frame, command, pass_frame
 from orchestrator.cli.options import as_json, filters, job_id, job_ids
 from orchestrator.cli.render import (
@@ -188,26 +189,38 @@ def took(job: Job) -> str:
 @click.option("--text", "text_only", is_flag=True, help="Print only the answer's text.")
 @as_json
 @pass_frame
-def show(frame: Frame, *, job_id: int, messages: bool, text_only: bool, as_json: bool) -> None:
+def show(frame: Frame, *, job_id: int, messages: bool, text_only: bool, as_json: bool) -> int:
     """Show one job with its events and its text.
 
     --text prints the text as it is to a file or a pipe; on a terminal, what the terminal would
-    obey is made visible.
+    obey is made visible. Without an answer it prints what there is so far, and the exit code is 3.
     """
-    anyio.run(_show, frame.settings(), frame.output(), job_id, messages, text_only, as_json)
-
-
-async def _show(
-    settings: Settings, out: Output, job_id: int, messages: bool, text_only: bool, as_json: bool
-) -> None:
-    async with Store.open(parse_url(settings.database.url)) as store:
-        found = await store.read(page_of_job.read, job_id)
+    found = anyio.run(_page_of, frame.settings(), job_id)
+    out = frame.output()
     if text_only:
-        out.raw(found.text)
-    elif as_json:
+        return _text_of(frame, out, found)
+    if as_json:
         out.json(page_of_job.as_document(found, messages=messages))
     else:
         page_of_job.write(out, found, messages=messages)
+    return 0
+
+
+async def _page_of(settings: Settings, job_id: int) -> page_of_job.Page:
+    async with Store.open(parse_url(settings.database.url)) as store:
+        return await store.read(page_of_job.read, job_id)
+
+
+def _text_of(frame: Frame, out: Output, found: page_of_job.Page) -> int:
+    job = found.job
+    if job.result_text is not None:
+        out.raw(job.result_text)
+        return 0
+    if found.text:
+        out.raw(found.text)
+    what = "this is what there is of its text" if found.text else "it has no text"
+    frame.warn(f"job {job.id} is {job.state.value}: {what}")
+    return SOME_NOT_COMPLETED
 
 
 @command
@@ -247,6 +260,7 @@ def queues(frame: Frame, *, as_json: bool) -> None:
         Column("queue"),
         *(Column(state, right=True) for state in states),
         Column("limit", right=True),
+        Column("weight", right=True),
         Column("paused", whole=False),
     ]
     out.table(columns, [_queue_cells(row, states) for row in rows])
@@ -261,6 +275,7 @@ def _queue_cells(row: dict[str, Any], states: tuple[str, ...]) -> list[object]:
         row["name"],
         *(row["jobs"].get(state, 0) for state in states),
         row["concurrency"],
+        row["weight"],
         paused,
     ]
 

@@ -128,7 +128,7 @@ def _job_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--file",
     "file",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="Enqueue every line of a JSONL or CSV file, or none of them.",
+    help="Enqueue every line of a JSONL, CSV or text file, or none of them.",
 )
 @click.option(
     "--format",

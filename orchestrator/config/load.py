@@ -88,8 +88,8 @@ def _add_file(found: _Found, path: Path | None, environ: Mapping[str, str]) -> N
     except FileNotFoundError:
         if named is None:
             return
-        by = "" if path else f", which {FILE_VARIABLE} names"
-        raise ConfigError(f"the configuration file {origin}{by}, does not exist") from None
+        by = "" if path else f", which {FILE_VARIABLE} names,"
+        raise ConfigError(f"the configuration file {origin}{by} does not exist") from None
     except OSError as error:
         raise ConfigError(f"the configuration file {origin}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import URL, Connection, inspect, text
 
-from orchestrator.errors import ConfigError, NotFound, SchemaMismatch
+from orchestrator.errors import ConfigError, NoDatabase, SchemaMismatch
 from orchestrator.store import postgres, sqlite
 from orchestrator.store.engine import reaching, sync_engine
+from orchestrator.store.schema import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -111,10 +112,10 @@ def require_current(connection: Connection) -> None:
 
 
 def require_file(url: URL) -> None:
-    """Raise NotFound where a SQLite URL names no file: looking must not create one."""
+    """Raise NoDatabase where a SQLite URL names no file: looking must not create one."""
     path = sqlite.path_of(url) if url.get_backend_name() == "sqlite" else None
     if path is not None and not path.exists():
-        raise NotFound(
+        raise NoDatabase(
             f"no database at {str(path)!r}; create it with: orchestrator init, "
             "or name another with --database or [database] url"
         )
@@ -125,7 +126,7 @@ def upgrade(url: URL) -> str:
 
     Creates a SQLite file where there is none. Runs in one transaction behind a lock, so two
     callers at once do it once; a crash leaves the old schema. Raises ConfigError, SchemaMismatch
-    for a newer schema, and StoreUnavailable.
+    for a newer schema and where a name that we need is taken, and StoreUnavailable.
     """
     path = sqlite.path_of(url) if url.get_backend_name() == "sqlite" else None
     if path is not None:
@@ -142,7 +143,10 @@ def upgrade(url: URL) -> str:
                     pass
                 case Schema.NEWER:
                     require_current(connection)
-                case Schema.ABSENT | Schema.OLDER:
+                case Schema.ABSENT:
+                    _require_room(connection)
+                    _run_revisions(connection)
+                case Schema.OLDER:
                     _run_revisions(connection)
             return head()
     finally:
@@ -155,6 +159,16 @@ def _run_revisions(connection: Connection) -> None:
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _require_room(connection: Connection) -> None:
+    """Raise SchemaMismatch where somebody else's tables have the names of ours."""
+    taken = sorted({*inspect(connection).get_table_names()} & metadata.tables.keys())
+    if taken:
+        raise SchemaMismatch(
+            f"the database has tables of other making with the names of ours: {', '.join(taken)}; "
+            "name another with --database or [database] url"
+        )
 
 
 def _require_encoding(connection: Connection) -> None:

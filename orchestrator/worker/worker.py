@@ -271,7 +271,16 @@ class Worker:
         if gate.closed_at is None:
             return None
         shut_s = await self._tools.store.read(crew.seconds_since, gate.closed_at)
-        return Ended.GATE_SHUT if shut_s > GATE_SHUT_TOO_LONG_S else None
+        if shut_s <= GATE_SHUT_TOO_LONG_S:
+            return None
+        self._tools.log.error(
+            "gate.stays_closed",
+            reason=gate.reason,
+            detail=gate.detail,
+            closed_at=gate.closed_at,
+            hint="what is due waits; mend what the reason names, or see: orchestrator gate show",
+        )
+        return Ended.GATE_SHUT
 
     # --- letting go ---------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -96,6 +97,36 @@ async def test_a_key_of_ones_own(orc: Orchestrator) -> None:
     assert (third.id, (await third.get()).prompt) == (first.id, "b")
     with pytest.raises(InvalidJob, match="it must be one of return, raise, replace"):
         await orc.enqueue("a", unique_key="k", on_conflict="ignore")
+
+
+async def test_one_of_many_that_is_wrong_is_named_by_its_number(orc: Orchestrator) -> None:
+    with pytest.raises(InvalidJob, match="job 3 of those given: model: ") as refused:
+        await orc.enqueue_many({"prompt": "a", "model": model} for model in ("m", "n", ""))
+    assert (refused.value.field, refused.value.number) == ("model", 3)
+    with pytest.raises(InvalidJob) as refused:
+        await orc.enqueue("a", model="")
+    assert refused.value.number is None
+    assert await orc.jobs() == []
+
+
+@pytest.mark.parametrize("queue", [99999, "", "q" * 256])
+async def test_a_queue_that_cannot_be_is_refused(orc: Orchestrator, queue: Any) -> None:
+    for call in (
+        orc.pause(queue),
+        orc.resume(queue),
+        orc.limit_queue(queue, 1),
+        orc.weigh_queue(queue, 1),
+    ):
+        with pytest.raises(InvalidJob, match="queue: "):
+            await call
+
+
+@pytest.mark.parametrize("number", [-1, 0.5, "4", True])
+async def test_a_limit_and_a_weight_are_whole_numbers(orc: Orchestrator, number: Any) -> None:
+    with pytest.raises(NotAllowed, match="limit: "):
+        await orc.limit_queue("q", number)
+    with pytest.raises(NotAllowed, match="weight: "):
+        await orc.weigh_queue("q", number)
 
 
 async def test_the_configuration_fills_what_is_not_said(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_several_jobs_are_asked_about_on_a_terminal(shell: Shell) -> None:
 def test_a_job_that_does_not_exist(shell: Shell) -> None:
     shell("enqueue", "x")
     for args in (["show", "7"], ["cancel", "1", "7"], ["wait", "7"], ["watch", "7"]):
-        assert shell(*args, code=1).err == "error: there is no job 7\n"
+        assert shell(*args, code=2).err == "error: there is no job 7\n"
     assert shell.sql("select state from jobs") == [("queued",)]
 
 

@@ -220,6 +220,17 @@ def test_a_file_that_is_not_utf_8_is_named_with_its_line(shell: Shell) -> None:
     assert "f.txt:2: it is not UTF-8" in shell("enqueue", "--file", "f.txt", code=2).err
 
 
+@pytest.mark.parametrize(
+    "line", ['{"prompt": "a", "prompt": "b"}', '{"prompt": "a", "metadata": {"k": 1, "k": 2}}']
+)
+def test_a_name_that_an_object_has_twice_is_refused(shell: Shell, line: str) -> None:
+    """JSON would keep the last of the two, and the first would be lost without a word."""
+    (shell.folder / "f.jsonl").write_text(f'{{"prompt": "good"}}\n{line}\n')
+    done = shell("enqueue", "--file", "f.jsonl", code=2)
+    assert "f.jsonl:2: the name '" in done.err
+    assert "stands there twice in one object" in done.err
+
+
 def test_a_key_that_exists_is_named_with_its_line(shell: Shell) -> None:
     shell("enqueue", "x", "--unique-key", "k")
     (shell.folder / "f.csv").write_text("prompt,unique_key\nfine,a\nother,k\n")

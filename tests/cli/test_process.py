@@ -30,7 +30,7 @@ def one(template: Path, shell: Shell) -> Shell:
     ("args", "code"),
     [
         (["--help"], 0),
-        (["show", "7"], 1),
+        (["show", "7"], 2),
         (["cancel"], 2),
         (["wait", "--timeout", "100ms"], 75),
         (["status", "--database", "mysql://x"], 78),

@@ -54,9 +54,18 @@ def test_init_with_names_of_its_own(shell: Shell) -> None:
     ],
 )
 def test_looking_creates_no_database(shell: Shell, args: list[str]) -> None:
-    done = shell(*args, code=1)
+    done = shell(*args, code=78)
     assert done.err.startswith("error: no database at 'orchestrator.db'; create it with: ")
     assert list(shell.folder.iterdir()) == []
+
+
+def test_a_file_with_other_tables_of_our_names_is_refused_and_left_alone(shell: Shell) -> None:
+    with contextlib.closing(sqlite3.connect(shell.folder / "orchestrator.db")) as database:
+        database.execute("create table jobs (mine text)")
+    for args in (["init"], ["migrate", "upgrade"], ["enqueue", "x"]):
+        said = shell(*args, code=78).err
+        assert "tables of other making with the names of ours: jobs; name another" in said
+    assert shell.sql("select name from sqlite_schema") == [("jobs",)]
 
 
 def test_the_schema_is_upgraded_checked_and_printed(shell: Shell) -> None:

@@ -98,6 +98,12 @@ def test_jobs_by_filter_and_as_export(night: Shell) -> None:
     ]
 
 
+def test_a_text_that_is_not_there_is_no_empty_text(shell: Shell) -> None:
+    shell("enqueue", "x")
+    nothing = shell("show", "1", "--text", code=3)
+    assert (nothing.out, nothing.err) == ("", "job 1 is queued: it has no text\n")
+
+
 def test_one_job(night: Shell) -> None:
     shell = night
     page = shell("show", "2").out

@@ -307,3 +307,14 @@ def test_runs_that_told_no_cost_are_counted(desk: Desk) -> None:
     settle(desk, second, dataclasses.replace(DONE, columns={"total_tokens": 3}))
     desk.running()  # is not over: it may still tell
     assert desk.read(look.totals, look.Filter())["of_unknown_cost"] == 2
+
+
+def test_a_run_that_may_have_been_started_is_no_run_without_cost(desk: Desk) -> None:
+    doubtful, given_up = desk.doubtful(), desk.doubtful()
+    assert desk.read(look.totals, look.Filter())["of_unknown_cost"] == 2
+    desk.write(people.give_up, given_up.id)
+    assert desk.read(look.totals, look.Filter())["of_unknown_cost"] == 2
+    desk.write(people.resubmit, doubtful.id)
+    (again,) = desk.claim()
+    settle(desk, desk.apply(desk.mark(again), accepted(2)), DONE)
+    assert desk.read(look.totals, look.Filter())["of_unknown_cost"] == 3

@@ -120,7 +120,7 @@ def test_the_search_for_the_file_ends_at_the_first_that_is_named(
 
 
 def test_a_named_file_must_exist() -> None:
-    assert "gone.toml, does not exist" in refusal(path=Path("gone.toml"))
+    assert "file gone.toml does not exist" in refusal(path=Path("gone.toml"))
     said = refusal(environ={"ORCHESTRATOR_CONFIG": "gone.toml"})
     assert "gone.toml, which ORCHESTRATOR_CONFIG names, does not exist" in said
 

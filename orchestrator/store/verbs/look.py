@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from orchestrator.job import Event, Job, Message
-from orchestrator.states import SETTLED, State
+from orchestrator.states import SETTLED, ErrorKind, State
 from orchestrator.store.schema import attempts, job_events, jobs, messages, queues
 from orchestrator.store.verbs.people import load
 
@@ -167,7 +167,8 @@ def counts(connection: Connection, wanted: Filter) -> dict[tuple[str, str | None
 def totals(connection: Connection, wanted: Filter) -> dict[str, Any]:
     """Sum cost and tokens of the matching jobs, their earlier attempts included.
 
-    `of_unknown_cost` counts the runs that are over and told no cost: the sum is without them.
+    `of_unknown_cost` counts the runs that are over and told no cost, and those that may have been
+    started and of which nothing more is known: the sum is without them.
     """
     chosen = select(jobs.c.id).where(wanted.condition())
     figures: dict[str, Any] = {"cost_usd": 0.0, "total_tokens": 0, "of_unknown_cost": 0}
@@ -176,9 +177,10 @@ def totals(connection: Connection, wanted: Filter) -> dict[str, Any]:
             func.coalesce(func.sum(table.c.cost_usd), 0.0),
             func.coalesce(func.sum(table.c.total_tokens), 0),
             func.count().filter(
-                table.c.accepted_at.is_not(None),
-                table.c.finished_at.is_not(None),
                 table.c.cost_usd.is_(None),
+                (table.c.accepted_at.is_not(None) & table.c.finished_at.is_not(None))
+                | (table.c.state == State.IN_DOUBT)
+                | (table.c.error_kind == ErrorKind.RUN_LOST),
             ),
         ).where(owner.in_(chosen))
         cost, tokens, unknown = connection.execute(statement).one()

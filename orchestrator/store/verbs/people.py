@@ -259,7 +259,12 @@ def resume(connection: Connection, queue: str) -> None:
 
 
 def limit_queue(connection: Connection, queue: str, concurrency: int | None) -> None:
-    """Bound how many of a queue's jobs are live at once in the whole database; None: no bound."""
+    """Bound how many of a queue's jobs are live at once in the whole database; None: no bound.
+
+    Raises NotAllowed for what is no whole number from 0 on.
+    """
+    if concurrency is not None and not (_is_whole(concurrency) and concurrency >= 0):
+        raise NotAllowed(f"limit: {concurrency!r}: write a whole number from 0 on, or None")
     _set_queue(connection, queue, {"concurrency": concurrency})
 
 
@@ -268,9 +273,15 @@ def weigh_queue(connection: Connection, queue: str, weight: int) -> None:
 
     Raises NotAllowed for a weight below 1.
     """
-    if weight < 1:
-        raise NotAllowed(f"weight: {weight}: write a whole number from 1 on; `pause` stops a queue")
+    if not (_is_whole(weight) and weight >= 1):
+        raise NotAllowed(
+            f"weight: {weight!r}: write a whole number from 1 on; `pause` stops a queue"
+        )
     _set_queue(connection, queue, {"weight": weight})
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _set_queue(connection: Connection, queue: str, values: dict[str, Any]) -> None:
