@@ -41,15 +41,21 @@ def ours(messages: Sequence[Mapping[str, Any]], message_id: str) -> Mapping[str,
     return next(iter(named or assistant), None)
 
 
-def is_earlier(stored: Mapping[str, Any], folded: Mapping[str, Any] | None) -> bool:
+def is_earlier(stored: Mapping[str, Any], folded: Folded) -> bool:
     """True if the stored message is visibly an earlier state of the folded one.
 
     The server writes the message after each model call: an earlier state has fewer parts, and
-    each is the fold's. Data parts come and go around the end and say nothing.
+    each is the fold's. Data parts come and go around the end and say nothing. A fold that saw the
+    turn to its end has the metadata of its last call: where the stored ones are the same, no call
+    is missing, and what the fold has more is a step that was run again.
     """
-    if folded is None or stored.get("id") != folded.get("id"):
+    message = folded.message
+    if message is None or stored.get("id") != message.get("id"):
         return False
-    have, want = _solid_parts(stored), _solid_parts(folded)
+    metadata = stored.get("metadata")
+    if folded.whole and metadata and metadata == message.get("metadata"):
+        return False
+    have, want = _solid_parts(stored), _solid_parts(message)
     return len(have) < len(want) and want[: len(have)] == have
 
 
@@ -73,7 +79,7 @@ def harvest(chat: SessionChat | None, trouble: Trouble | None, folded: Folded) -
         difference = {"kept": "stream", "why": words or "the chat holds no message"}
         return Harvest(collected, (_row(0, folded.message, "stream"),), difference)
     messages = list(chat.messages) if chat is not None else []
-    if is_earlier(stored, folded.message) and folded.message is not None:
+    if is_earlier(stored, folded) and folded.message is not None:
         kept = tuple(
             _row(index, folded.message, "stream")
             if message is stored

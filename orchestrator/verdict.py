@@ -26,14 +26,16 @@ class End:
     """How following ended.
 
     `status` is the run's terminal status, or None where it never said one: it was lost
-    (`lost`), or would not stop (`stopping`). `left_stream` says that a stream of ours had broken
-    or was left shortly before a cancellation that we did not ask for.
+    (`lost`), or would not stop (`stopping`), or could not even be told to (`untold`). `left_stream`
+    says that a stream of ours had broken or was left shortly before a cancellation that we did not
+    ask for.
     """
 
     status: RunStatus | None
     stopping: Stopping | None = None
     left_stream: bool = False
     lost: str | None = None
+    untold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ _BAD_ENDINGS = frozenset({"length", "content-filter", "tool-calls", "other"})
 def after_end(end: End, collected: Collected, accept_finish: frozenset[str]) -> Outcome:
     """Say what a run's end and its message make of the job."""
     columns = message_columns(collected.message) if collected.message is not None else {}
-    columns["run_status"] = end.status.value if end.status else None
+    if end.status is not None or end.lost is not None:  # else what it said last stays
+        columns["run_status"] = end.status.value if end.status else None
     kind, error = _verdict(end, collected, columns.get("finish_reason"), accept_finish)
     if kind is None:
         return Outcome(State.COMPLETED, "run.completed", columns=columns)
@@ -85,6 +88,9 @@ def _verdict(
                 )
             return ErrorKind.CANCELLED_REMOTELY, "the run was cancelled, not by us"
         case _:
+            if end.stopping is not None and end.untold:
+                then = "and it could not be told to stop: its chat did not point at it; it may"
+                return _stopped(end.stopping, f"{then} still go on")
             if end.stopping is not None:
                 return _stopped(end.stopping, "and it did not end when told to; it may still go on")
             if collected.message is not None and finish == "stop":

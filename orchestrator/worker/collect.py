@@ -111,7 +111,7 @@ class Collector:
                 await self._gate.heard_401_in_passing()
             return _Ask(None, answer, good=False, retry_after=answer.retry_after)
         stored = ours(answer.messages, folded.message_id)
-        good = stored is not None and not is_earlier(stored, folded.message)
+        good = stored is not None and not is_earlier(stored, folded)
         return _Ask(answer, None, good)
 
     def _wait(self, retry_state: RetryCallState) -> float:

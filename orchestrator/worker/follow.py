@@ -302,7 +302,7 @@ class Follower:
 
 def _unwritable(error: Exception, outcome: Outcome) -> Outcome:
     """The outcome of a job whose result the database refuses: the evidence without the result."""
-    kept = {"run_status": outcome.columns.get("run_status")}
+    kept = {name: value for name, value in outcome.columns.items() if name == "run_status"}
     return replace(
         decide.internal(error),
         state=State.FAILED,

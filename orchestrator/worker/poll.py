@@ -84,6 +84,7 @@ class Poller:
         self._saved_at = self._chat_read_at = tools.clock.boottime()
         self._chat_seen: tuple[object, ...] | None = None
         self._looked_at = float("-inf")
+        self._withheld: str | None = None
         self._wake = anyio.Event()
 
     def look_now(self) -> None:
@@ -130,7 +131,7 @@ class Poller:
 
     def _bounds(self) -> tuple[float, float]:
         follow = self._tools.settings.follow
-        if self.progress.stopping is not None:
+        if self.progress.told_at is not None:
             return follow.poll_min, min(follow.poll_max, max(follow.poll_min, 2.0))
         if self._streaming() and not self._leaving.in_question:
             return follow.poll_max, follow.poll_max
@@ -240,12 +241,11 @@ class Poller:
         if self._is_fenced(log):
             return
         chat = await self._chat()
-        if chat is None or chat.active_stream_id != self.job.run_id:
-            log.warning(
-                "stop.withheld",
-                reason="the chat does not point at this run",
-                active_stream_id=chat.active_stream_id if chat else None,
-            )
+        if chat is None:
+            await self._withhold_stop("its chat cannot be read")
+            return
+        if chat.active_stream_id != self.job.run_id:
+            await self._withhold_stop("its chat does not point at this run")
             return
         verb = partial(
             attempt.begin_stop,
@@ -258,10 +258,26 @@ class Poller:
         await self._tools.commit(Act.NOTE_STOP, verb, job_id=self.job.id)
         if self._is_fenced(log):
             return  # the database was away for long: another may hold the run by now
+        self.observe(Sign.TOLD)
         with self._tools.passing(Act.STOP):
             answer = await self._tools.client.stop(chat.chat_id)
         log.info("stop.sent", why=self.progress.stopping, answer=str(answer))
         self.look_now()
+
+    async def _withhold_stop(self, reason: str) -> None:
+        """Say, once for each reason, that the run cannot be told to stop now."""
+        if reason == self._withheld:
+            return
+        self._withheld = reason
+        self._tools.log.warning("stop.withheld", job_id=self.job.id, reason=reason)
+        verb = partial(
+            attempt.withhold_stop,
+            grip=Grip.of(self.job),
+            why=self.progress.stopping,
+            reason=reason,
+            by=self._tools.who.worker_id,
+        )
+        await self._tools.commit(Act.NOTE_STOP, verb, job_id=self.job.id)
 
     def _is_fenced(self, log: structlog.typing.FilteringBoundLogger) -> bool:
         if self._heartbeat.may_act:

@@ -23,6 +23,10 @@ STOP_PATIENCE_S = 120.0
 STOP_EVERY_S = 10.0
 """The stop request is sent again at this distance while the run goes on."""
 
+UNTOLD_PATIENCE_S = 1800.0
+"""How long a run goes on saying `running` that cannot be told to stop, before it is settled anyway:
+its chat may point at it again, be readable again, or the run may end by itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -41,8 +45,9 @@ class Progress:
     """What following knows. `seen_at`: when the API last answered, None while it is out of reach.
 
     `followed_s` and `quiet_s` are the two clocks; `moved_at` is when something new last came.
-    `missing_s` adds up the time in which the status route knew nothing of the run; and
-    `stopping_since` is when the first stop request went out.
+    `missing_s` adds up the time in which the status route knew nothing of the run. A run that is
+    `stopping` is so for us since `to_stop_since`; the last try to tell it was at `stop_tried_at`,
+    and `told_at` is when the first stop request went out.
     """
 
     followed_s: float = 0.0
@@ -53,8 +58,9 @@ class Progress:
     missing_s: float = 0.0
     missing_at: float | None = None
     stopping: Stopping | None = None
-    stopping_since: float | None = None
-    stop_sent_at: float | None = None
+    to_stop_since: float | None = None
+    stop_tried_at: float | None = None
+    told_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class Sign(Enum):
     """The status route gave no usable answer."""
     CANCEL = "cancel"
     """A person asked for the job's cancellation."""
+    TOLD = "told"
+    """A stop request goes out."""
 
 
 Observation: TypeAlias = Seen | Sign
@@ -85,6 +93,7 @@ class Act(Enum):
 
     WAIT = "wait"
     STOP = "stop"
+    """Tell the run to stop, if it can be told."""
 
 
 def resumed(followed_s: float, quiet_s: float, now: float, limits: Limits) -> Progress:
@@ -106,6 +115,9 @@ def step(
             return replace(progress, seen_at=None, missing_at=None), Act.WAIT
         case Sign.CANCEL:
             return replace(progress, stopping=progress.stopping or Stopping.CANCELLED), Act.WAIT
+        case Sign.TOLD:
+            told_at = progress.told_at if progress.told_at is not None else now
+            return replace(progress, told_at=told_at), Act.WAIT
         case Sign.MISSING:
             return _missing(progress, now, limits)
         case Seen(status=status):
@@ -152,13 +164,15 @@ def _seen(progress: Progress, now: float, limits: Limits) -> tuple[Progress, Act
     stopping = progress.stopping or _ran_out(progress, limits)
     if stopping is None:
         return progress, Act.WAIT
-    progress = replace(progress, stopping=stopping)
-    if progress.stopping_since is not None and now - progress.stopping_since >= STOP_PATIENCE_S:
+    since = progress.to_stop_since if progress.to_stop_since is not None else now
+    progress = replace(progress, stopping=stopping, to_stop_since=since)
+    if progress.told_at is not None and now - progress.told_at >= STOP_PATIENCE_S:
         return progress, End(None, stopping)
-    if progress.stop_sent_at is not None and now - progress.stop_sent_at < STOP_EVERY_S:
+    if progress.told_at is None and now - since >= UNTOLD_PATIENCE_S:
+        return progress, End(None, stopping, untold=True)
+    if progress.stop_tried_at is not None and now - progress.stop_tried_at < STOP_EVERY_S:
         return progress, Act.WAIT
-    since = progress.stopping_since if progress.stopping_since is not None else now
-    return replace(progress, stop_sent_at=now, stopping_since=since), Act.STOP
+    return replace(progress, stop_tried_at=now), Act.STOP
 
 
 def _ran_out(progress: Progress, limits: Limits) -> Stopping | None:

@@ -151,7 +151,7 @@ class Judge:
         ):
             yield f"it is {kind}, and has no time-out of its own"
         # A run whose chat never showed itself can be told nothing: patience alone ends that.
-        if kind in _STOPPED and job.run_status is None and "stop.sent" in names:
+        if kind in _STOPPED and job.run_status in (None, "running") and "stop.sent" in names:
             yield f"it did not wait for the end of its run, which is {run.status}"
         if kind is ErrorKind.CANCELLED_REMOTELY and "stop.sent" not in names:
             yield "nobody cancelled its run"

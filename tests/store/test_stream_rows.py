@@ -136,7 +136,7 @@ def leave(desk: Desk, *, survived: bool) -> str:
     desk.close_stream(job, left=True)
     assert desk.get(job.id).stream_left_at is not None
     desk.write(streams.learn_leaving, Grip.of(job), ORIGIN, survived=survived, by="w1")
-    assert desk.get(job.id).stream_left_at is None
+    assert (desk.get(job.id).stream_left_at is None) == survived, "who settles it must know"
     return desk.read(streams.leaving, ORIGIN)
 
 

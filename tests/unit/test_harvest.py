@@ -114,8 +114,22 @@ def test_an_earlier_state_of_the_fold_gives_way_to_it() -> None:
     ],
 )
 def test_what_is_visibly_earlier(stored: dict[str, Any], earlier: bool) -> None:
-    assert is_earlier(stored, WHOLE) is earlier
-    assert not is_earlier(stored, None)
+    assert is_earlier(stored, Folded(WHOLE, "m1", whole=True)) is earlier
+    assert not is_earlier(stored, Folded(None))
+
+
+TOLD = {"metadata": {"lastStepFinishReason": "stop", "totalMessageUsage": {"totalTokens": 7}}}
+
+
+def test_a_step_that_ran_twice_alike_is_no_later_state() -> None:
+    """The stream keeps both runs of a step, the server one; both have the last call's metadata."""
+    stored = {**a_message(STEP, text("OK.")), **TOLD}
+    twice = {**a_message(STEP, text("OK."), STEP, text("OK.")), **TOLD}
+    assert not is_earlier(stored, Folded(twice, "m1", whole=True))
+    found = harvest(a_chat(stored), None, Folded(twice, "m1", whole=True))
+    assert found.collected.message == stored
+    # One whose end was not seen may lack the metadata of its last call, and says more by its parts.
+    assert is_earlier(stored, Folded(twice, "m1", whole=False))
 
 
 def test_where_the_chat_cannot_be_read_the_fold_stands_in() -> None:

@@ -10,6 +10,7 @@ from orchestrator.worker.progress import (
     LOST_AFTER_S,
     STOP_EVERY_S,
     STOP_PATIENCE_S,
+    UNTOLD_PATIENCE_S,
     Act,
     Limits,
     Observation,
@@ -209,9 +210,10 @@ def test_a_tick_within_the_bound_counts_whole() -> None:
 
 def test_a_stop_is_repeated_and_patience_ends() -> None:
     beats = [10.0 + STOP_EVERY_S * number / 2 for number in range(40)]
-    _, acts = follow((0, RUNNING), (10, Sign.CANCEL), *((moment, RUNNING) for moment in beats))
-    after = acts[2:]
-    assert after[:5] == [Act.STOP, Act.WAIT, Act.STOP, Act.WAIT, Act.STOP]
+    progress, acts = follow((0, RUNNING), (10, Sign.CANCEL), (10, RUNNING), (10, Sign.TOLD))
+    assert acts == [Act.WAIT, Act.WAIT, Act.STOP, Act.WAIT]
+    _, after = follow(*((moment, RUNNING) for moment in beats), progress=progress)
+    assert after[:5] == [Act.WAIT, Act.WAIT, Act.STOP, Act.WAIT, Act.STOP]
     first_end = next(n for n, act in enumerate(after) if isinstance(act, End))
     assert beats[first_end] == 10 + STOP_PATIENCE_S
     assert after[first_end] == End(None, Stopping.CANCELLED)
@@ -231,8 +233,9 @@ def test_patience_counts_from_the_first_stop() -> None:
     outage = again(Sign.OUT_OF_REACH, 2, 2 + 2 * STOP_PATIENCE_S)
     begin = outage[-1][0] + 1
     progress, acts = follow((0, RUNNING), (1, Sign.CANCEL), *outage, (begin, RUNNING))
-    assert progress.stopping_since == begin
     assert acts == [*[Act.WAIT] * (len(acts) - 1), Act.STOP]
+    progress, _ = follow((begin, Sign.TOLD), (begin + 10, Sign.TOLD), progress=progress)
+    assert progress.told_at == begin
     progress, acts = follow(
         (begin + 20, Sign.CANCEL),
         (begin + 20, RUNNING),
@@ -241,7 +244,17 @@ def test_patience_counts_from_the_first_stop() -> None:
         progress=progress,
     )
     assert acts == [Act.WAIT, Act.STOP, Act.STOP, End(None, Stopping.CANCELLED)]
-    assert progress.stopping_since == begin
+
+
+def test_a_run_that_cannot_be_told_to_stop_is_waited_for_much_longer() -> None:
+    """Patience with a run that was told says nothing of one that never was."""
+    nearly = again(RUNNING, 2, UNTOLD_PATIENCE_S + 1)
+    progress, acts = follow((0, RUNNING), (1, Sign.CANCEL), *nearly)
+    assert set(acts[2:]) == {Act.STOP}
+    _, acts = follow((2 + UNTOLD_PATIENCE_S, RUNNING), progress=progress)
+    assert acts == [End(None, Stopping.CANCELLED, untold=True)]
+    _, acts = follow((2 + UNTOLD_PATIENCE_S, Seen(RunStatus.COMPLETED)), progress=progress)
+    assert acts == [End(RunStatus.COMPLETED, Stopping.CANCELLED)]
 
 
 # --- a run that the server does not know --------------------------------------------------------

@@ -47,11 +47,7 @@ async def test_a_stream_that_was_left_is_remembered_for_the_next_worker(bench: B
     (job_id,) = await bench.enqueue("[steps=2 tool_time=30]")
     settings = bench.settings(**STREAM, worker={"drain_timeout": 0.5})
     async with bench.working(settings):
-
-        async def opened() -> bool:
-            return bench.server.stats.open_streams > 0
-
-        await eventually(opened, lambda: "an open stream")
+        await eventually(lambda: opened(bench), lambda: "an open stream")
     job = await bench.job(job_id)
     assert (job.state, job.worker_id, job.stream_opened_at) == ("running", None, None)
     assert job.stream_left_at is not None
@@ -59,6 +55,27 @@ async def test_a_stream_that_was_left_is_remembered_for_the_next_worker(bench: B
     job = await bench.job(job_id)
     assert (job.state, job.error_kind) == ("failed", "cancelled_by_disconnect")
     assert (await bench.gate())["leaving"] == "unsafe"
+
+
+async def test_a_cancellation_by_our_death_is_told_by_whoever_settles_it(bench: Bench) -> None:
+    """The second worker finds out why the run was cancelled, and dies before it settles it."""
+    bench.server.faults.add("cancel-on-leave")
+    bench.server.faults.add(Fault(kind=Kind.DELAY, route="chat", delay=2.0))
+    (job_id,) = await bench.enqueue("[no_message steps=2 tool_time=inf]")
+    async with bench.dying(bench.settings(**STREAM)):
+        await bench.until(job_id, lambda job: job.stream_opened_at is not None)
+        await eventually(lambda: opened(bench), lambda: "an open stream")
+    async with bench.dying(bench.settings(**STREAM)):
+        await bench.until_event(job_id, "stream.leaving_learnt")
+    assert (await bench.job(job_id)).state == "running"
+    bench.server.faults.clear()
+    assert await bench.once(bench.settings(**STREAM)) == 3
+    job = await bench.job(job_id)
+    assert (job.state, job.error_kind) == ("failed", "cancelled_by_disconnect")
+
+
+async def opened(bench: Bench) -> bool:
+    return bench.server.stats.open_streams > 0
 
 
 async def test_breaks_at_the_same_moment_are_all_blamed(bench: Bench) -> None:

@@ -117,6 +117,40 @@ async def test_no_stop_is_sent_while_the_chat_points_elsewhere(bench: Bench) -> 
     await bench.assert_completed(job_id, "Went on.")
 
 
+async def test_a_run_that_cannot_be_told_to_stop_is_settled_as_that(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.worker.progress.STOP_PATIENCE_S", 0.1)
+    monkeypatch.setattr("orchestrator.worker.progress.STOP_EVERY_S", 0.2)
+    monkeypatch.setattr("orchestrator.worker.progress.UNTOLD_PATIENCE_S", 1.0)
+    (job_id,) = await bench.enqueue("[no_stream hang]", run_timeout=0.3, max_attempts=3)
+    assert await bench.once(bench.settings(follow={"mode": "poll"})) == 3
+    job = await bench.job(job_id)
+    assert (job.state, job.error_kind, job.run_status) == ("failed", "timed_out", "running")
+    assert "could not be told to stop" in (job.error or "")
+    assert bench.server.stats.requests("stop") == []
+    events = await bench.events(job_id)
+    assert (events.count("stop.withheld"), events.count("stop.sent")) == (1, 0)
+    why = {"why": "timed_out", "reason": "its chat does not point at this run"}
+    assert await bench.detail(job_id, "stop.withheld") == why
+    assert bench.all_posts() == 1
+
+
+async def test_a_chat_that_cannot_be_read_for_a_while_only_delays_the_stop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.worker.progress.STOP_PATIENCE_S", 0.3)
+    monkeypatch.setattr("orchestrator.worker.progress.STOP_EVERY_S", 0.2)
+    bench.server.faults.add("server-error", route="chat", times=4)
+    (job_id,) = await bench.enqueue("[hang]", run_timeout=0.3)
+    assert await bench.once(bench.settings(follow={"mode": "poll"})) == 3
+    job = await bench.job(job_id)
+    assert (job.error_kind, job.run_status) == ("timed_out", "cancelled")
+    assert [stop.stopped for stop in bench.server.stats.stops] == [True]
+    reason = (await bench.detail(job_id, "stop.withheld"))["reason"]
+    assert reason == "its chat cannot be read"
+
+
 async def test_a_stop_that_fails_is_sent_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

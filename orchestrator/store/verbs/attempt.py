@@ -162,3 +162,17 @@ def begin_stop(
         detail={"why": why},
         by=by,
     )
+
+
+def withhold_stop(
+    connection: Connection, grip: Grip, *, why: str | None, reason: str, by: str
+) -> Job:
+    """Write down that a run should stop, and why it cannot be told to now."""
+    return write(
+        connection,
+        grip,
+        {},
+        event="stop.withheld",
+        detail={"why": why, "reason": reason},
+        by=by,
+    )

@@ -222,13 +222,14 @@ def learn_leaving(
 ) -> Job:
     """Remember whether a run survived a stream that we lost or left.
 
-    One run cancelled by it makes the origin unsafe; three that went on make it safe.
+    One run cancelled by it makes the origin unsafe; three that went on make it safe. If we crash
+    after this commits, whoever settles a run that was cancelled still knows that a stream was left.
     """
     verdict = "survived" if survived else "cancelled"
     job = write(
         connection,
         grip,
-        {"stream_left_at": None},
+        {"stream_left_at": None if survived else clock(connection)},
         event="stream.leaving_learnt",
         detail={"api_origin": api_origin, "run": verdict},
         by=by,
