@@ -62,6 +62,17 @@ class Write(Generic[T]):
     result: T | None = None
     error: BaseException | None = None
 
+    def outcome(self) -> T:
+        """Return the result, or raise the error and forget it: it knows the frames of those who
+        know this write, and would keep all that they hold."""
+        error, self.error = self.error, None
+        if error is None:
+            return self.result  # type: ignore[return-value] # None only where the verb gave None
+        try:
+            raise error
+        finally:
+            del error
+
     def wake(self) -> None:
         """Let its caller look again; one that asyncio cancelled does not wait any more."""
         if not self.settled.done():
@@ -106,9 +117,7 @@ class GroupCommit:
             if entry.leads:
                 await self._lead_on(entry)
         await anyio.lowlevel.checkpoint_if_cancelled()
-        if entry.error is not None:
-            raise entry.error
-        return entry.result  # type: ignore[return-value] # None only where the verb gave None
+        return entry.outcome()
 
     async def _wait(self, entry: Write[T]) -> None:
         try:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -110,6 +113,31 @@ async def test_a_verb_s_error_reaches_its_caller(
     with pytest.raises(error):
         await store.write(bad)
     assert await store.write(partial(insert, prompt="next")) >= 1
+
+
+class Held:
+    """What a caller holds while it writes."""
+
+
+@pytest.mark.parametrize("number", [1, 3])
+async def test_a_refused_write_leaves_nothing_to_the_collector(store: Store, number: int) -> None:
+    """A worker lets the collector of cycles look seldom: what a caller held must go by itself."""
+    seen: list[weakref.ref[Held]] = []
+
+    async def try_to_write() -> None:
+        held = Held()
+        seen.append(weakref.ref(held))
+        with contextlib.suppress(LeaseLost):
+            await store.write(refuse)
+
+    gc.disable()
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(number):
+                tasks.start_soon(try_to_write)
+        assert [ref() for ref in seen] == [None] * number
+    finally:
+        gc.enable()
 
 
 async def test_each_caller_gets_its_own_result(store: Store) -> None:
