@@ -88,7 +88,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "unmarked": Scenario(mischief=("before", "mark", "away"), settings=EAGER),
     "broken": Scenario(
         # The chat is listed once it has a message, and points at the run until that is over.
-        prompt='[text="The answer." tail=4]',
+        prompt='[text="The answer." tail=6]',
         faults=(("broken-body", {"times": 1}),),
     ),
 }

@@ -11,7 +11,7 @@ from orchestrator.testing import DevServer
 from .harness import BOUND_S, Bench, canonical, over
 
 PROMPT = 'hello [text="Hi there."]'
-SLOW = '[text="Found." tail=3]'
+SLOW = '[text="Found." tail=inf]'
 
 
 async def doubtful(bench: Bench, prompt: str = PROMPT, **options: object) -> int:
@@ -132,6 +132,7 @@ async def test_a_run_still_going_is_adopted_and_followed(bench: Bench) -> None:
         adopted = await orc.resolve(job_id, "adopt", chat_id=chat_id)
         assert (adopted.state, adopted.error_kind) == ("running", None)
         assert adopted.run_id == run.order.run_id
+        bench.release(adopted)
         await bench.until_settled(job_id)
     job = await bench.assert_completed(job_id, "Found.")
     assert job.attempt == 1

@@ -44,7 +44,7 @@ CASES: Mapping[Act, Case] = {
     Act.MARK: Case(),
     Act.ANSWER: Case(),
     Act.GATE: Case(faults=(("payment-required", {"times": 1}),)),
-    Act.LEARN_CHAT: Case('[text="Done." tail=1.5]', faults=(("broken-body", {"times": 1}),)),
+    Act.LEARN_CHAT: Case('[text="Done." tail=4]', faults=(("broken-body", {"times": 1}),)),
     Act.OPEN_STREAM: Case(follow={"mode": "auto"}),
     Act.CHECKPOINT: Case('[text="Done." tokens=20 delay=0.05 tail=1]', follow=STREAM),
     Act.CLOSE_STREAM: Case(
