@@ -66,7 +66,7 @@ class DuplicateKey(OrchestratorError):
 
 
 class NotFound(OrchestratorError):
-    """There is no such job, queue or database."""
+    """There is no such job or queue."""
 
     exit_code = 2
 

@@ -89,8 +89,7 @@ def _verdict(
             return ErrorKind.CANCELLED_REMOTELY, "the run was cancelled, not by us"
         case _:
             if end.stopping is not None and end.untold:
-                then = "and it could not be told to stop: its chat did not point at it; it may"
-                return _stopped(end.stopping, f"{then} still go on")
+                return _stopped(end.stopping, "and it could not be told to; it may still go on")
             if end.stopping is not None:
                 return _stopped(end.stopping, "and it did not end when told to; it may still go on")
             if collected.message is not None and finish == "stop":

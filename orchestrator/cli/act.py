@@ -19,6 +19,7 @@ from orchestrator.cli.render import Column, Output, moment, start_of
 from orchestrator.config import Settings
 from orchestrator.errors import NotAllowed, OrchestratorError
 from orchestrator.job import Job
+from orchestrator.request import queue_name
 from orchestrator.states import SETTLED, State
 from orchestrator.store.verbs import people
 from orchestrator.store.verbs.look import Filter
@@ -243,7 +244,7 @@ async def _candidates(settings: Settings, out: Output, job_id: int) -> int:
 
 
 @command
-@click.argument("queue")
+@click.argument("queue", type=queue_name)
 @click.option("--reason", help="Why; status shows it.")
 @pass_frame
 def pause(frame: Frame, *, queue: str, reason: str | None) -> None:
@@ -269,7 +270,7 @@ async def _jobs_of(settings: Settings, queue: str) -> int:
 
 
 @command
-@click.argument("queue")
+@click.argument("queue", type=queue_name)
 @pass_frame
 def resume(frame: Frame, *, queue: str) -> None:
     """Let a queue's jobs be claimed again."""
@@ -288,7 +289,7 @@ def _most(value: str) -> int | None:
 
 
 @command
-@click.argument("queue")
+@click.argument("queue", type=queue_name)
 @click.argument("number", type=_most, metavar="N|none")
 @pass_frame
 def limit(frame: Frame, *, queue: str, number: int | None) -> None:
@@ -303,7 +304,7 @@ def limit(frame: Frame, *, queue: str, number: int | None) -> None:
 
 
 @command
-@click.argument("queue")
+@click.argument("queue", type=queue_name)
 @click.argument("number", type=click.IntRange(min=1), metavar="N")
 @pass_frame
 def weigh(frame: Frame, *, queue: str, number: int) -> None:

@@ -16,6 +16,7 @@ import anyio
 from sqlalchemy import Connection
 
 from orchestrator.errors import StoreUnavailable
+from orchestrator.store.ended import Ended
 
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
@@ -45,7 +46,7 @@ class Joint(Generic[ItemT, T]):
 
 
 @dataclass(slots=True, eq=False)
-class Write(Generic[T]):
+class Write(Ended[T]):
     """A verb that waits to be run, and then its result or its error.
 
     `order` is the job's id: rows are touched in that order, so that two batches cannot deadlock.
@@ -59,19 +60,6 @@ class Write(Generic[T]):
     leads: bool = False
     abandoned: bool = False
     """Its caller was cancelled past every shield; the write still runs."""
-    result: T | None = None
-    error: BaseException | None = None
-
-    def outcome(self) -> T:
-        """Return the result, or raise the error and forget it: it knows the frames of those who
-        know this write, and would keep all that they hold."""
-        error, self.error = self.error, None
-        if error is None:
-            return self.result  # type: ignore[return-value] # None only where the verb gave None
-        try:
-            raise error
-        finally:
-            del error
 
     def wake(self) -> None:
         """Let its caller look again; one that asyncio cancelled does not wait any more."""
@@ -117,7 +105,7 @@ class GroupCommit:
             if entry.leads:
                 await self._lead_on(entry)
         await anyio.lowlevel.checkpoint_if_cancelled()
-        return entry.outcome()
+        return entry.result_or_raise()
 
     async def _wait(self, entry: Write[T]) -> None:
         try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
+
+from orchestrator.store.ended import Ended
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -32,38 +34,16 @@ class Threads:
         """
         if self._limiter is None:
             self._limiter = CapacityLimiter(self._most)  # belongs to the loop that runs
-        ended: _Ended[T] = _Ended()
+        ended: Ended[T] = Ended()
+        act = partial(_run_into, ended, partial(call, *args, **kwargs))
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(
-                partial(ended.by, call, *args, **kwargs), limiter=self._limiter
-            )
-        return ended.result()
+            await to_thread.run_sync(act, limiter=self._limiter)
+        return ended.result_or_raise()
 
 
-class _Ended(Generic[T]):
-    """How a call in a thread ended.
-
-    An error that came by way of the thread's future would know the frame that knows the future:
-    only the collector of cycles could free them, and all that the frames above them hold.
-    """
-
-    def __init__(self) -> None:
-        self._result: T | None = None
-        self._error: Exception | None = None
-
-    def by(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run the call, in the thread."""
-        try:
-            self._result = call(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - who waits for the call raises it
-            self._error = error
-
-    def result(self) -> T:
-        """Return what the call returned, or raise what it raised."""
-        error, self._error = self._error, None
-        if error is None:
-            return self._result  # type: ignore[return-value] # None only where the call gave None
-        try:
-            raise error
-        finally:
-            del error
+def _run_into(ended: Ended[T], call: Callable[[], T]) -> None:
+    """Run a call, in a thread. Its error must not come by the thread's future: see `Ended`."""
+    try:
+        ended.result = call()
+    except Exception as error:  # noqa: BLE001 - who waits for the call raises it
+        ended.error = error

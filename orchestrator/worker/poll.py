@@ -22,8 +22,16 @@ from orchestrator.worker.gate import Gatekeeper
 from orchestrator.worker.lease import Heartbeat
 from orchestrator.worker.leaving import Leaving
 from orchestrator.worker.points import Act
+from orchestrator.worker.progress import (
+    STOP_EVERY_S,
+    Limits,
+    Observation,
+    Seen,
+    Sign,
+    resumed,
+    step,
+)
 from orchestrator.worker.progress import Act as Step
-from orchestrator.worker.progress import Limits, Observation, Seen, Sign, resumed, step
 from orchestrator.worker.tools import Tools
 from orchestrator.worker.waits import Growing, retried
 
@@ -131,8 +139,9 @@ class Poller:
 
     def _bounds(self) -> tuple[float, float]:
         follow = self._tools.settings.follow
-        if self.progress.told_at is not None:
-            return follow.poll_min, min(follow.poll_max, max(follow.poll_min, 2.0))
+        if self.progress.stopping is not None:
+            most = STOP_EVERY_S if self.progress.told_at is None else 2.0
+            return follow.poll_min, min(follow.poll_max, max(follow.poll_min, most))
         if self._streaming() and not self._leaving.in_question:
             return follow.poll_max, follow.poll_max
         return follow.poll_min, follow.poll_max
@@ -245,7 +254,8 @@ class Poller:
             await self._withhold_stop("its chat cannot be read")
             return
         if chat.active_stream_id != self.job.run_id:
-            await self._withhold_stop("its chat does not point at this run")
+            where = "no run" if chat.active_stream_id is None else "another run"
+            await self._withhold_stop(f"its chat points at {where}")
             return
         verb = partial(
             attempt.begin_stop,

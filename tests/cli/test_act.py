@@ -70,6 +70,23 @@ def test_pausing_a_queue_that_nothing_uses_is_remarked(shell: Shell) -> None:
     done = shell("pause", "mial")
     assert "queue mial is paused" in done.out
     assert done.err == "there is no job in a queue of the name mial yet\n"
+    assert "no job in a queue of the name miel" in shell("resume", "miel").err
+
+
+@pytest.mark.parametrize(
+    "args", [["pause", " "], ["resume", ""], ["limit", "q" * 256, "1"], ["weigh", "", "2"]]
+)
+def test_a_queue_that_cannot_be_is_refused(shell: Shell, args: list[str]) -> None:
+    shell("enqueue", "x")
+    assert shell(*args, code=2).err.startswith("error: queue: ")
+    assert shell.sql("select name from queues") == []
+
+
+def test_a_weight_is_listed(shell: Shell) -> None:
+    shell("enqueue", "x", "--queue", "mail")
+    shell("weigh", "mail", "3")
+    names, cells = (line.split("\t") for line in shell("queues").out.splitlines())
+    assert dict(zip(names, cells, strict=True))["weight"] == "3"
 
 
 @pytest.mark.parametrize(
@@ -81,6 +98,7 @@ def test_pausing_a_queue_that_nothing_uses_is_remarked(shell: Shell) -> None:
         ["cancel", "0"],
         ["resolve"],
         ["resolve", "1", "--fail", "--resubmit"],
+        ["resolve", "--fail"],
         ["resolve", "--batch", "b", "--fail"],
         ["watch"],
         ["jobs", "--json", "--csv"],

@@ -50,13 +50,13 @@ LOADED = """
 import sys
 from orchestrator.cli import main
 code = main(sys.argv[1:])
-http = {"httpx", "aiohttp"} & {*sys.modules}
-sys.exit(f"{code} {http}" if code or http else 0)
+loaded = {"httpx", "aiohttp", "sqlalchemy.orm"} & {*sys.modules}
+sys.exit(f"{code} {loaded}" if code or loaded else 0)
 """
 
 
 @pytest.mark.parametrize("args", [["--help"], ["status"], ["enqueue", "x"]])
-def test_what_only_looks_loads_no_http_library(one: Shell, args: list[str]) -> None:
+def test_what_only_looks_loads_no_http_library_and_no_orm(one: Shell, args: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *args],
         cwd=one.folder,

@@ -229,13 +229,16 @@ async def test_live_runs_outlast_a_key_that_is_taken_away(bench: Bench) -> None:
     await bench.assert_completed(job_id, "Still here.")
 
 
-async def test_once_gives_up_at_a_gate_that_stays_closed(
+async def test_once_gives_up_at_a_gate_that_stays_closed_and_says_why(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "GATE_SHUT_TOO_LONG_S", 0.3)
     bench.server.keys.revoke(bench.server.key)
     job_ids = await bench.enqueue(*PROMPTS[:2])
-    assert await bench.once() == 75
+    with capture_logs() as logs:
+        assert await bench.once() == 75
+    (said,) = [entry for entry in logs if entry["event"] == "gate.stays_closed"]
+    assert (said["log_level"], said["reason"]) == ("error", "unauthorized")
     assert {(await bench.job(job_id)).state for job_id in job_ids} == {"queued"}
     bench.server.keys.allow(bench.server.key)
     await bench.hurry()
